@@ -1,0 +1,1 @@
+"""The built-in remote commands, a module a topic. Never holds business logic."""

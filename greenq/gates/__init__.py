@@ -1,0 +1,1 @@
+"""May a request run, and when. Never touches the broker or the pool."""

@@ -1,0 +1,1 @@
+"""Where results live. Never raises into a task."""

@@ -1,0 +1,1 @@
+"""Where gevent, eventlet and native threads differ. Never contains policy."""
