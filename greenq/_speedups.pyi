@@ -63,6 +63,7 @@ class Request:
     body_encoding: str  # "base64" or ""
     raw: bytes | None  # the whole envelope where the transport has one, else None
     state: str  # "received", "held", "limited", "ready", "running"
+    acked: bool  # acknowledged before it ran (early ack)
     received: float  # time.monotonic() at decoding is set by the caller; 0.0 until then
     started: float  # unix time at which a slot took it; 0.0 until then
 

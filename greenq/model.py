@@ -124,7 +124,8 @@ class Outcome:
     record: Record | None = None
     follow_ups: list[TaskMessage] = field(default_factory=list)
     runtime: float = 0.0  # seconds
-    result_text: str = ""  # repr of the return value or of the exception, shortened
+    value: Any = None  # what the task returned
+    result_text: str = ""  # repr of the exception, shortened
     traceback: str = ""
     expected: bool = False  # an exception the task names in `throws`
     due: float = 0.0  # unix seconds; with Settle.DELAY

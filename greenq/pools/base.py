@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from greenq.exceptions import Interrupt, SoftTimeLimitExceeded
 from greenq.model import Outcome, Request
 
 Run = Callable[[Request], Outcome]
 Done = Callable[[Request, Outcome], None]
+Ending = Interrupt | SoftTimeLimitExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Capabilities:
     restart: bool = False
     recycle: bool = False
     survives_crash: bool = False
+
+    def as_dict(self) -> dict[str, bool]:
+        """For `inspect stats`."""
+        return asdict(self)
 
 
 class Pool(Protocol):
@@ -39,23 +45,30 @@ class Pool(Protocol):
     def start(self, run: Run, done: Done) -> None:
         """Get ready. `run` is called beside user code, `done` once for each accepted request."""
 
+    def serve(self) -> None:
+        """Keep the main thread until `stop`; a pool that runs tasks in the main thread runs them here."""
+
     def submit(self, request: Request) -> None:
         """Give a request a free slot; never blocks. Raises PoolFull or PoolClosed."""
 
     def free(self) -> int:
         """Slots without a request."""
 
-    def kill(self, request_id: str) -> bool:
-        """End that request as CANCELLED or REVOKED; False if it does not run here."""
+    def kill(self, request: Request, ending: Ending) -> None:
+        """Raise `ending` in the task that runs this request, wherever it is; callable from any thread.
+
+        Does nothing if the request does not run (any more). A task that waits gets it at once; one that
+        computes gets it from a signal whose handler looks at what it interrupted. Nobody else is ever hit.
+        """
 
     def resize(self, size: int) -> None:
         """Change the number of slots; never interrupts what runs. Floor 1."""
 
-    def drain(self, deadline: float | None) -> bool:
-        """Start nothing more and wait for what runs; True if all ended before `deadline` (monotonic)."""
+    def drain(self, timeout: float | None) -> bool:
+        """Start nothing more and wait for what runs; True if all ended within `timeout` seconds."""
 
     def stop(self) -> None:
-        """Cancel what still runs, each with its `done`, and let go. Stop twice and before start are legal."""
+        """Let go, and let `serve` return. Stop twice and before start are legal."""
 
     def stats(self) -> dict[str, Any]:
         """The pool object of `inspect stats` (wire.md 3.5)."""

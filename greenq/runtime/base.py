@@ -31,26 +31,45 @@ class Runtime(Protocol):
     name: str  # "gevent", "eventlet", "threads"
     green: bool  # fibers of one hub switch only when they wait
 
-    def patch(self) -> None:
-        """Make the standard library cooperative. Before any other import; at most once."""
+    def attach(self) -> None:
+        """Make the calling thread the main one: `call_soon` runs on its hub from now on."""
 
-    def spawn(self, fn: Callable[..., object], *args: object, name: str = "") -> Fiber:
+    def spawn(self, fn: Callable[..., object], *args: object, name: str) -> Fiber:
         """Run `fn` beside the caller, on the caller's hub. An exception in it is logged, never lost."""
 
     def isolated(self, fn: Callable[[], object], *, name: str) -> Fiber:
-        """Run `fn` in a native thread with a hub of its own: it goes on while the caller's hub computes."""
+        """Run `fn` in a native thread with a hub of its own: it goes on while the main hub computes."""
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
-        """Run `fn` on the main hub, soon; callable from any thread and from signal handlers."""
+        """Run `fn` on the main hub, soon; callable from any thread. `fn` may not wait."""
 
     def offload(self, fn: Callable[..., T], *args: object) -> T:
-        """Run a call that blocks in C (SQL, files) without blocking the hub; returns its value."""
+        """Run a call that blocks in C (SQL, files) without blocking the main hub; returns its value."""
 
-    def sleep(self, seconds: float) -> None: ...
-    def event(self) -> Event: ...
-    def lock(self) -> AbstractContextManager[Any]: ...
-    def ident(self) -> int:
-        """A number for the running fiber, unique while it lives."""
+    def sleep(self, seconds: float) -> None:
+        """Wait, letting others run; 0 only lets others run."""
 
-    def stacks(self) -> list[tuple[str, str]]:
-        """(title, stack text) of every fiber and native thread."""
+    def event(self) -> Event:
+        """Make an event for fibers of the calling thread's hub."""
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """Make a lock that fibers and threads may share."""
+
+
+class GreenRuntime(Runtime, Protocol):
+    """What a green pool needs besides: bare greenlets, parked and woken through the hub."""
+
+    def greenlet(self, fn: Callable[..., object], *args: object) -> Any:
+        """Make a bare greenlet below the main hub; it starts at its first `wake`."""
+
+    def current(self) -> Any:
+        """The running greenlet."""
+
+    def park(self) -> None:
+        """Wait until somebody calls `wake` with the calling greenlet."""
+
+    def wake(self, greenlet: Any) -> None:
+        """Let a parked or new greenlet run at the hub's next turn. Main hub only."""
+
+    def pause(self) -> None:
+        """Let the hub turn once and go on; for fairness between tasks that never wait."""

@@ -1,0 +1,1 @@
+"""The same tasks and the same client for greenq and for Celery."""

@@ -1,0 +1,23 @@
+"""The tasks of the bench, for Celery. BROKER and BACKEND name the servers; no BACKEND, no results."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+
+app = Celery("bench", broker=os.environ["BROKER"], backend=os.environ.get("BACKEND"))
+app.conf.task_ignore_result = "BACKEND" not in os.environ
+
+
+@app.task(name="bench.noop")  # type: ignore[untyped-decorator]  # Celery has no annotations
+def noop(number: int) -> int:
+    """Do nothing."""
+    return number
+
+
+@app.task(name="bench.wait")  # type: ignore[untyped-decorator]  # Celery has no annotations
+def wait(seconds: float) -> None:
+    """Wait, as a task does that asks a server."""
+    time.sleep(seconds)

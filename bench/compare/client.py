@@ -1,0 +1,78 @@
+"""The producer's side, run in a process of its own: `python -m bench.compare.client celery|greenq WHAT N`.
+
+Prints one JSON value. BROKER and BACKEND name the servers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def sample(tasks: Any, count: int) -> int:
+    """Send `count` no-ops and `count` waits of 100 ms; they stay in the queue for the caller to read."""
+    for number in range(count):
+        tasks.noop.delay(number)
+    for _ in range(count):
+        tasks.wait.delay(0.1)
+    return count
+
+
+def roundtrip(tasks: Any, count: int) -> list[float]:
+    """Milliseconds from sending to holding the result, one after the other."""
+    tasks.noop.delay(0).get(timeout=30)
+    times = []
+    for number in range(count):
+        began = time.perf_counter()
+        tasks.noop.delay(number).get(timeout=30)
+        times.append((time.perf_counter() - began) * 1000)
+    return times
+
+
+def delay(tasks: Any, count: int) -> dict[str, float]:
+    """CPU microseconds of this process for one `.delay`, and how many it sends in a second."""
+    for number in range(50):
+        tasks.noop.delay(number)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for number in range(count):
+        tasks.noop.delay(number)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"cpu_us": cpu / count * 1e6, "per_second": count / wall}
+
+
+def batch(tasks: Any, count: int) -> dict[str, float]:
+    """The same for batches of 1,000, sent as the library sends many at once."""
+    send = _batch_sender(tasks)
+    send(1000)
+    rounds = max(1, count // 1000)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(rounds):
+        send(1000)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"cpu_us": cpu / rounds / 1000 * 1e6, "per_second": rounds * 1000 / wall}
+
+
+def _batch_sender(tasks: Any) -> Callable[[int], object]:
+    if tasks.app.__class__.__module__.startswith("greenq"):
+        return lambda size: tasks.app.send_tasks([tasks.noop.s(number) for number in range(size)])
+    from celery import group
+
+    return lambda size: group(tasks.noop.s(number) for number in range(size)).apply_async()
+
+
+def main() -> None:
+    """Run the function named on the command line."""
+    library, what, count = sys.argv[1:]
+    tasks = importlib.import_module(f"bench.compare.{library}_tasks")
+    functions: dict[str, Callable[[Any, int], object]] = {
+        function.__name__: function for function in (sample, roundtrip, delay, batch)
+    }
+    print(json.dumps(functions[what](tasks, int(count))))
+
+
+if __name__ == "__main__":
+    main()

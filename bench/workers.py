@@ -1,0 +1,58 @@
+"""Workers under measurement: how each is started, and what it costs as the kernel counts it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.support.processes import Process
+
+ROOT = Path(__file__).resolve().parents[1]
+_QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+
+class Worker(Process):
+    """One worker of `library` ("greenq" or "celery") on the tasks of bench/compare."""
+
+    def __init__(
+        self,
+        library: str,
+        *,
+        pool: str = "gevent",
+        concurrency: int = 500,
+        env: dict[str, str],
+        output: Path,
+        loglevel: str = "WARNING",
+    ) -> None:
+        argv = [sys.executable, "-m", library, "-A", f"bench.compare.{library}_tasks", "worker"]
+        argv += ["-P", pool, "-c", str(concurrency), "-l", loglevel]
+        if library == "celery":
+            # What it does besides running tasks. On RabbitMQ the heartbeat alone holds it to 10 tasks/s.
+            argv += _QUIET
+        super().__init__(argv, output=output, env=env | {"C_FORCE_ROOT": "1"}, cwd=ROOT)
+
+    def _tree(self) -> list[psutil.Process]:
+        root = psutil.Process(self.pid)
+        return [root, *root.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """CPU seconds used so far by the process and all its children (ticks of 10 ms)."""
+        return sum(cpu_seconds(process) for process in self._tree())
+
+    def rss(self) -> float:
+        """Resident memory of the process and all its children, in MB of 1,000,000 bytes."""
+        return sum(process.memory_info().rss for process in self._tree()) / 1e6
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU seconds used so far by one process."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def machine_cpu() -> float:
+    """CPU seconds used so far by everything on this machine."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)

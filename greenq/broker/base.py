@@ -1,0 +1,78 @@
+"""The interfaces of consuming and publishing, whatever the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from greenq.model import Rejected, Request, Settlement, TaskMessage
+
+
+class Consumer(Protocol):
+    """Where requests come from and where their settlements go.
+
+    `fetch` has one owner fiber and `settle` one other; the rest may be called from any thread.
+    Every method raises `BrokerUnreachable` or `BrokerPaused` and nothing of a client library.
+    """
+
+    prefetch: int  # how many deliveries may be unsettled here
+    delays: bool  # True where Settle.DELAY works; else a held request stays here, unsettled
+
+    def start(self) -> None:
+        """Connect, declare, and be ready to fetch. Called again after a loss."""
+
+    def fetch(self, limit: int, timeout: float) -> list[Request | Rejected]:
+        """Up to `limit` new requests; waits up to `timeout` seconds for the first. [] on timeout or interrupt.
+
+        With `limit` 0 nothing is taken: the call only waits, and serves the connection meanwhile.
+        """
+
+    def interrupt(self) -> None:
+        """End a wait in `fetch`, from any thread."""
+
+    def settle(
+        self, acks: Sequence[Request], others: Sequence[tuple[Request | Rejected, Settlement]] = ()
+    ) -> int:
+        """End deliveries; returns for how many it had no effect any more, since the broker took them back."""
+
+    def renew(self, held: Sequence[Request]) -> bool:
+        """Say that this worker lives and holds these; False if the broker had given it up for dead."""
+
+    def reclaim(self) -> int:
+        """Give back what dead workers held; returns how many messages."""
+
+    def beat(self) -> None:
+        """Keep the connection alive; called every second from a native thread, also while the hub computes."""
+
+    def queues(self) -> list[dict[str, Any]]:
+        """What is consumed, as QUEUE_INFO objects (wire.md 3.4)."""
+
+    def add_queue(self, name: str, **options: Any) -> None:
+        """Consume from one more queue, soon."""
+
+    def cancel_queue(self, name: str) -> None:
+        """Stop consuming from a queue, soon; what was fetched from it stays."""
+
+    def close(self) -> None:
+        """Let go; what is unsettled goes back to the broker."""
+
+
+class Publisher(Protocol):
+    """Sends task messages. Safe to call from several greenlets and threads of one process."""
+
+    def publish(self, messages: Sequence[TaskMessage]) -> None:
+        """Send all, in order; returns when the broker has them.
+
+        Raises:
+            BrokerUnreachable: nothing was sent, after the retries the settings allow.
+            PublishUncertain: the connection broke while the broker's answer was awaited.
+        """
+
+    def length(self, queue: str) -> int:
+        """Messages ready in the queue."""
+
+    def purge(self, queue: str) -> int:
+        """Delete what is ready in the queue; returns how many."""
+
+    def close(self) -> None:
+        """Let go of connections. Closing twice is legal."""

@@ -1,0 +1,111 @@
+"""Consuming from a broker that is reached in batches: Redis and SQLite."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from greenq._speedups import Malformed, decode_envelope
+from greenq.broker.stores import blocks_in_c, open_store
+from greenq.broker.topology import queue_info
+from greenq.model import Rejected, Request, Settlement
+from greenq.runtime.base import Runtime
+from greenq.transports.base import Delivery, Store
+
+T = TypeVar("T")
+
+BATCH = 100  # a larger claim blocks Redis for over a millisecond and gains nothing (decision 0003)
+
+
+class BatchedConsumer:
+    """Three stores under one owner name, so that each connection has one owner.
+
+    `_source` belongs to the fiber that fetches, `_sink` to the one that settles, `_keeper` to the service
+    thread. The set of queues is replaced as a whole, never changed, so any thread may read it.
+    """
+
+    delays = True
+
+    def __init__(
+        self, url: str, options: Mapping[str, Any], queues: Sequence[str], prefetch: int, runtime: Runtime
+    ) -> None:
+        self.prefetch = prefetch
+        self.owner = uuid.uuid4().hex
+        self._names: tuple[str, ...] = tuple(queues)
+        self._offload = runtime.offload if blocks_in_c(url) else _here
+        self._room = runtime.event()
+        self._source: Store = open_store(url, self.owner, options)
+        self._sink: Store = open_store(url, self.owner, options)
+        self._keeper: Store = open_store(url, self.owner, options)
+
+    def start(self) -> None:
+        """See Consumer. Announces the owner, so that it is known before it holds anything."""
+        self._offload(self._source.renew, ())
+
+    def fetch(self, limit: int, timeout: float) -> list[Request | Rejected]:
+        """See Consumer. With no room (`limit` 0) only an interrupt is waited for."""
+        if limit <= 0:
+            self._room.wait(timeout)
+            self._room.clear()
+            return []
+        limit = min(limit, BATCH)
+        found = self._offload(self._source.claim, self._names, limit)
+        if not found and timeout > 0 and self._source.wait(self._names, timeout):
+            found = self._offload(self._source.claim, self._names, limit)
+        return [_decoded(delivery) for delivery in found]
+
+    def interrupt(self) -> None:
+        """See Consumer."""
+        self._room.set()
+        self._source.interrupt()
+
+    def settle(
+        self, acks: Sequence[Request], others: Sequence[tuple[Request | Rejected, Settlement]] = ()
+    ) -> int:
+        """See Consumer."""
+        tags = [str(request.tag) for request in acks]
+        rest = [settlement for _, settlement in others]
+        return self._offload(self._sink.settle, tags, rest)
+
+    def renew(self, held: Sequence[Request]) -> bool:
+        """See Consumer."""
+        return self._keeper.renew([str(request.tag) for request in held])
+
+    def reclaim(self) -> int:
+        """See Consumer."""
+        return self._keeper.reclaim()
+
+    def beat(self) -> None:
+        """See Consumer. Nothing to do: leases say that this worker lives, not connections."""
+
+    def queues(self) -> list[dict[str, Any]]:
+        """See Consumer."""
+        return [queue_info(name) for name in self._names]
+
+    def add_queue(self, name: str, **options: Any) -> None:
+        """See Consumer."""
+        if name not in self._names:
+            self._names = (*self._names, name)
+            self.interrupt()
+
+    def cancel_queue(self, name: str) -> None:
+        """See Consumer."""
+        self._names = tuple(other for other in self._names if other != name)
+        self.interrupt()
+
+    def close(self) -> None:
+        """See Consumer. What is still claimed comes back with the owner's lease; the outbox gave the rest back."""
+        for store in (self._source, self._sink, self._keeper):
+            store.close()
+
+
+def _here(call: Callable[..., T], *args: object) -> T:
+    return call(*args)
+
+
+def _decoded(delivery: Delivery) -> Request | Rejected:
+    try:
+        return decode_envelope(delivery.raw, delivery.queue, delivery.tag)
+    except Malformed as error:
+        return Rejected(delivery.tag, 0, delivery.queue, delivery.raw, error)

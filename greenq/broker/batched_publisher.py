@@ -1,0 +1,81 @@
+"""Publishing to a broker that is reached in batches: Redis and SQLite."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from greenq.broker.stores import open_store
+from greenq.exceptions import BrokerError
+from greenq.model import TaskMessage
+from greenq.transports.base import Post, Store
+from greenq.wire.messages import to_envelope
+
+
+class BatchedPublisher:
+    """One store behind a lock; whoever holds the lock owns the connection.
+
+    A process forked later opens a store of its own: two processes on one socket would mix their replies.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any], retry: Mapping[str, float] | None) -> None:
+        """`retry` is Celery's policy (wire.md 5.7): max_retries, interval_start, interval_step, interval_max."""
+        self._url = url
+        self._options = options
+        self._retry = retry
+        self._lock = threading.Lock()
+        self._store: Store | None = None
+        self._pid = 0
+        self._tag = uuid.uuid4().hex[:20]
+        self._sent = 0
+
+    def publish(self, messages: Sequence[TaskMessage]) -> None:
+        """See Publisher."""
+        with self._lock:
+            posts = [self._post(message) for message in messages]
+            self._trying(lambda store: store.post(posts))
+
+    def length(self, queue: str) -> int:
+        """See Publisher."""
+        with self._lock:
+            return self._trying(lambda store: store.length(queue))
+
+    def purge(self, queue: str) -> int:
+        """See Publisher."""
+        with self._lock:
+            return self._trying(lambda store: store.purge(queue))
+
+    def close(self) -> None:
+        """See Publisher."""
+        with self._lock:
+            if self._store is not None and self._pid == os.getpid():
+                self._store.close()
+            self._store = None
+
+    def _post(self, message: TaskMessage) -> Post:
+        self._sent += 1
+        raw = to_envelope(message, f"{self._tag}-{self._sent}")
+        return Post(message.routing_key, raw, message.properties.get("priority") or 0)
+
+    def _trying(self, call: Any) -> Any:
+        policy = self._retry or {"max_retries": 0}
+        tries = 0
+        while True:
+            try:
+                return call(self._open())
+            except BrokerError:
+                tries += 1
+                if tries > policy.get("max_retries", 3):
+                    raise
+                step = policy.get("interval_start", 0) + policy.get("interval_step", 0.2) * (tries - 1)
+                time.sleep(min(step, policy.get("interval_max", 1.0)))
+
+    def _open(self) -> Store:
+        if self._store is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._store = open_store(self._url, f"producer-{uuid.uuid4().hex}", self._options)
+        return self._store

@@ -1,0 +1,23 @@
+"""Opening a consumer for a broker URL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from greenq.broker.base import Consumer
+from greenq.broker.batched import BatchedConsumer
+from greenq.broker.publisher import store_options
+from greenq.broker.stores import is_batched
+from greenq.config import Settings
+from greenq.runtime.base import Runtime
+
+
+def open_consumer(
+    url: str, conf: Settings, queues: Sequence[str], prefetch: int, runtime: Runtime
+) -> Consumer:
+    """Make the consumer for that broker; it connects at `start`."""
+    if is_batched(url):
+        return BatchedConsumer(url, store_options(conf), queues, prefetch, runtime)
+    from greenq.broker.pushed import PushedConsumer
+
+    return PushedConsumer(url, conf, queues, prefetch, runtime)

@@ -1,0 +1,51 @@
+"""Which broker a URL means, and the batched store or the kombu path that serves it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from greenq.exceptions import ConfigError
+from greenq.transports.base import Store
+
+# scheme -> the module of the batched store; any other scheme goes through kombu.
+STORES = {
+    "redis": "greenq.transports.redis",
+    "rediss": "greenq.transports.redis",
+    "redis+socket": "greenq.transports.redis",
+    "unix": "greenq.transports.redis",
+    "sqlite": "greenq.transports.sqlite",
+}
+
+# Stores whose calls block in C: on a green hub they are made in a native thread.
+BLOCK_IN_C = frozenset({"sqlite"})
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a broker URL, lower case.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    scheme = urlsplit(url).scheme.lower()
+    if not scheme:
+        raise ConfigError(f"broker URL {url!r} has no scheme; write redis://, amqp:// or sqlite:///")
+    return scheme
+
+
+def is_batched(url: str) -> bool:
+    """Does a batched store serve this broker?"""
+    return scheme_of(url) in STORES
+
+
+def blocks_in_c(url: str) -> bool:
+    """Would the store's calls hold up a green hub?"""
+    return scheme_of(url) in BLOCK_IN_C
+
+
+def open_store(url: str, owner: str, options: Mapping[str, Any]) -> Store:
+    """Open the batched store for the URL; connects at first use."""
+    store: Store = importlib.import_module(STORES[scheme_of(url)]).open_store(url, owner, options)
+    return store

@@ -1,0 +1,136 @@
+"""The life of one task beside its user code: from a request to its one outcome."""
+
+from __future__ import annotations
+
+import time
+from contextvars import Context
+from datetime import datetime, timezone
+from typing import Any
+
+from greenq.app.base import GreenQ
+from greenq.app.task import Task
+from greenq.context import TaskContext, current
+from greenq.exceptions import MessageError
+from greenq.execution import failures
+from greenq.execution.following import after_success
+from greenq.execution.limits import Limits
+from greenq.model import Outcome, Record, Request, State
+from greenq.wire.body import decode_body
+from greenq.wire.results import encode_state, encode_success
+from greenq.wire.serializers import Accept
+
+
+class Executor:
+    """Runs requests; one instance a process, called in whatever greenlet or thread has the slot."""
+
+    def __init__(
+        self, app: GreenQ, hostname: str, accept: Accept, limits: Limits, *, keep_results: bool, store: Any
+    ) -> None:
+        """`store(record)` hands over a record that is not an outcome (STARTED); it may not block."""
+        self.app = app
+        self.hostname = hostname
+        self.serializer: str = app.conf.result_serializer
+        self.expires: float | None = app.conf.result_expires or None
+        self.failure_expires: float | None = app.conf.result_failure_expires or self.expires
+        self.compression: str | None = app.conf.result_compression
+        self._tasks = app.tasks
+        self._accept = accept
+        self._limits = limits
+        self.keeps_any = keep_results
+        self._store = store
+        self._soft = app.conf.task_soft_time_limit
+        self._hard = app.conf.task_time_limit
+
+    def run(self, request: Request) -> Outcome:
+        """Run to the one outcome; never raises for anything user code does."""
+        began = time.perf_counter()
+        request.started = time.time()
+        try:
+            task = self._tasks[request.name]
+            args, kwargs, embed = decode_body(request, self._accept)
+        except KeyError:
+            return failures.not_registered(self, request)
+        except MessageError as error:
+            return failures.undecodable(self, request, error)
+        context = TaskContext(request, args, kwargs, embed, hostname=self.hostname)
+        if task.track_started and self.keeps(task, request):
+            self._note_start(request)
+        timers = self._limits_of(task, request)
+        try:
+            request.state = "running"
+            value = Context().run(_call, task, context)
+            request.state = "finishing"
+        except BaseException as error:
+            # Whatever a task raises, SystemExit and KeyboardInterrupt included, ends the task and not the
+            # worker; a worker that died of a task would take its neighbours along.
+            request.state = "finishing"
+            outcome = failures.outcome_of(self, task, context, request, error)
+        else:
+            outcome = self._succeeded(task, context, request, value)
+        for timer in timers:
+            timer.cancel()
+        outcome.runtime = time.perf_counter() - began
+        return outcome
+
+    def keeps(self, task: Task[..., Any], request: Request) -> bool:
+        """Is the result of this run to be stored?"""
+        ignored = request.ignore_result
+        return self.keeps_any and not (task.ignore_result if ignored is None else ignored)
+
+    def record(self, request: Request, state: str, payload: bytes) -> Record:
+        """Address an encoded result."""
+        expires = self.failure_expires if state == State.FAILURE else self.expires
+        return Record(request.id, state, payload, request.reply_to, expires)
+
+    def extended(self, context: TaskContext | None, request: Request) -> dict[str, Any] | None:
+        """What `result_extended` adds to a stored result (wire.md 6.2)."""
+        if not self.app.conf.result_extended:
+            return None
+        return {
+            "name": request.name,
+            "args": list(context.args) if context is not None else None,
+            "kwargs": context.kwargs if context is not None else None,
+            "worker": self.hostname,
+            "retries": request.retries,
+            "queue": request.routing_key or request.queue,
+        }
+
+    def _limits_of(self, task: Task[..., Any], request: Request) -> tuple[Any, ...]:
+        soft = request.soft_limit or task.soft_time_limit or self._soft
+        hard = request.hard_limit or task.time_limit or self._hard
+        return self._limits.watch(request, soft, hard) if soft or hard else ()
+
+    def _note_start(self, request: Request) -> None:
+        import os
+
+        payload = encode_state(request.id, State.STARTED, {"pid": os.getpid(), "hostname": self.hostname})
+        self._store(self.record(request, State.STARTED, payload))
+
+    def _succeeded(self, task: Task[..., Any], context: TaskContext, request: Request, value: Any) -> Outcome:
+        outcome = Outcome(request, State.SUCCESS)
+        try:
+            if context.embed:
+                outcome.follow_ups = after_success(self.app, context, value)
+            if self.keeps(task, request):
+                payload = encode_success(
+                    request.id,
+                    value,
+                    serializer=self.serializer,
+                    children=context.children,
+                    date_done=datetime.now(timezone.utc),
+                    group_id=request.group,
+                    parent_id=request.parent_id,
+                    extended=self.extended(context, request),
+                    compression=self.compression,
+                )
+                outcome.record = self.record(request, State.SUCCESS, payload)
+        except Exception as error:
+            # A value that no serializer takes is the task's failure, not the worker's.
+            return failures.failed(self, task, context, request, error)
+        outcome.value = value
+        return outcome
+
+
+def _call(task: Task[..., Any], context: TaskContext) -> Any:
+    current.set(context)
+    return task.run_here(*context.args, **context.kwargs)

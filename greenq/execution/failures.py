@@ -1,0 +1,197 @@
+"""What a raised exception makes of a request: failed, retried, rejected, ignored, revoked, or given back."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greenq.app.task import Task
+from greenq.context import TaskContext
+from greenq.exceptions import (
+    ColdStop,
+    HardTimeLimit,
+    Ignore,
+    Killed,
+    MessageError,
+    NotRegistered,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    TimeLimitExceeded,
+)
+from greenq.execution.following import after_failure
+from greenq.model import Outcome, Request, Settle, State
+from greenq.wire.results import encode_exception
+
+if TYPE_CHECKING:
+    from greenq.execution.executor import Executor
+
+PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
+TRACEBACK_CHARACTERS = 64 * 1024
+REPR_CHARACTERS = 1024
+
+
+def outcome_of(
+    executor: Executor, task: Task[..., Any], context: TaskContext, request: Request, error: BaseException
+) -> Outcome:
+    """Name the outcome of a run that raised."""
+    if isinstance(error, ColdStop):
+        return Outcome(request, State.CANCELLED, Settle.REQUEUE)
+    if isinstance(error, Killed):
+        return revoked(executor, request, "terminated")
+    if isinstance(error, Ignore):
+        return Outcome(request, State.IGNORED)
+    if isinstance(error, Reject):
+        return _rejected(executor, task, context, request, error)
+    if isinstance(error, HardTimeLimit):
+        return _end(executor, task, context, request, TimeLimitExceeded(*error.args), text="", on_timeout=True)
+    if not isinstance(error, Retry):
+        retry = _autoretry(task, error)
+        if retry is None:
+            return failed(executor, task, context, request, error)
+        error = retry
+    if isinstance(error, Retry):
+        return _retried(executor, task, context, request, error)
+    return failed(executor, task, context, request, error)
+
+
+def failed(
+    executor: Executor, task: Task[..., Any], context: TaskContext, request: Request, error: BaseException
+) -> Outcome:
+    """FAILURE, with the traceback of user code."""
+    return _end(executor, task, context, request, error, text=_traceback(error))
+
+
+def revoked(executor: Executor, request: Request, why: str) -> Outcome:
+    """REVOKED: revoked, terminated or expired."""
+    outcome = Outcome(request, State.REVOKED, reason=why)
+    _attach(executor, None, None, outcome, TaskRevokedError(why), "")
+    return outcome
+
+
+def not_registered(executor: Executor, request: Request) -> Outcome:
+    """Nobody here knows the task: to the dead queue, and FAILURE for whoever waits."""
+    outcome = Outcome(request, State.FAILURE, Settle.DEAD, reason="unknown_task")
+    _attach(executor, None, None, outcome, NotRegistered(request.name), "")
+    outcome.result_text = f"no task {request.name!r} in this app"
+    return outcome
+
+
+def undecodable(executor: Executor, request: Request, error: MessageError) -> Outcome:
+    """The body cannot be read: to the dead queue, and FAILURE for whoever waits."""
+    outcome = Outcome(request, State.FAILURE, Settle.DEAD, reason=error.reason)
+    _attach(executor, None, None, outcome, error, "")
+    outcome.result_text = str(error)
+    return outcome
+
+
+def _end(
+    executor: Executor,
+    task: Task[..., Any],
+    context: TaskContext,
+    request: Request,
+    error: BaseException,
+    *,
+    text: str,
+    on_timeout: bool = False,
+) -> Outcome:
+    outcome = Outcome(request, State.FAILURE, traceback=text)
+    outcome.expected = isinstance(error, tuple(task.throws))
+    if on_timeout and not task.acks_on_timeout:
+        outcome.how = Settle.REQUEUE
+    elif not on_timeout and not task.acks_on_failure:
+        outcome.how, outcome.reason = Settle.DEAD, "task_failed"
+    _attach(executor, task, context, outcome, error, text)
+    outcome.follow_ups = after_failure(executor.app, context)
+    return outcome
+
+
+def _rejected(
+    executor: Executor, task: Task[..., Any], context: TaskContext, request: Request, error: Reject
+) -> Outcome:
+    if error.requeue:
+        return Outcome(request, State.REJECTED, Settle.REQUEUE, result_text=shortened(error))
+    outcome = Outcome(request, State.REJECTED, Settle.DEAD, reason="rejected", result_text=shortened(error))
+    _attach(executor, task, context, outcome, error, "", state=State.FAILURE)
+    return outcome
+
+
+def _autoretry(task: Task[..., Any], error: BaseException) -> BaseException | None:
+    """The retry the task's options ask for, what exceeding them raises, or None if they do not apply."""
+    try:
+        return task.autoretry(error)
+    except Exception as exceeded:
+        return exceeded
+
+
+def _retried(
+    executor: Executor, task: Task[..., Any], context: TaskContext, request: Request, error: Retry
+) -> Outcome:
+    outcome = Outcome(request, State.RETRY)
+    if error.follow_up is not None:
+        outcome.follow_ups = [error.follow_up]
+    reason = error.exc if error.exc is not None else error
+    _attach(executor, task, context, outcome, reason, _traceback(reason))
+    outcome.result_text = str(error)
+    return outcome
+
+
+def _attach(
+    executor: Executor,
+    task: Task[..., Any] | None,
+    context: TaskContext | None,
+    outcome: Outcome,
+    error: BaseException,
+    text: str,
+    *,
+    state: str = "",
+) -> None:
+    """Encode the exception as the outcome's record, where results are kept."""
+    request = outcome.request
+    outcome.result_text = shortened(error)
+    state = state or outcome.state
+    if task is not None:
+        wanted = executor.keeps(task, request) or (
+            state == State.FAILURE and executor.app.conf.task_store_errors_even_if_ignored
+        )
+    else:
+        wanted = executor.keeps_any and request.ignore_result is not True
+    if not wanted or not request.id:
+        return
+    payload = encode_exception(
+        request.id,
+        state,
+        error,
+        traceback=text or None,
+        serializer=executor.serializer,
+        children=context.children if context is not None else (),
+        date_done=datetime.now(timezone.utc) if state in State.READY else None,
+        group_id=request.group,
+        parent_id=request.parent_id,
+        extended=executor.extended(context, request),
+        compression=executor.compression,
+    )
+    outcome.record = executor.record(request, state, payload)
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from user code on; greenq's own frames in front of it tell nobody anything."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        frames = frames.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    except Exception as broken:
+        text = f"{type(error).__name__}: its traceback cannot be formatted ({type(broken).__name__})\n"
+    return text[-TRACEBACK_CHARACTERS:]
+
+
+def shortened(value: object) -> str:
+    """A repr for people, bounded, whatever the object's own repr does."""
+    try:
+        text = repr(value)
+    except Exception as broken:
+        text = f"<{type(value).__name__}, whose repr raises {type(broken).__name__}>"
+    return text if len(text) <= REPR_CHARACTERS else text[: REPR_CHARACTERS - 3] + "..."

@@ -1,0 +1,31 @@
+"""What psutil and the system say of this process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import psutil
+
+
+def rusage() -> dict[str, float | int]:
+    """The resource usage of this process, as in `inspect stats` (wire.md 3.5)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    names = (
+        "utime stime maxrss ixrss idrss isrss minflt majflt nswap inblock oublock msgsnd msgrcv nsignals "
+        "nvcsw nivcsw"
+    )
+    return {name: getattr(usage, f"ru_{name}") for name in names.split()}
+
+
+def memory() -> int:
+    """Resident memory of this process in bytes."""
+    resident: int = psutil.Process().memory_info().rss
+    return resident
+
+
+def software() -> dict[str, str]:
+    """Who this is, as events and reports say it (wire.md 7.3)."""
+    from importlib.metadata import version
+
+    return {"sw_ident": "greenq", "sw_ver": version("greenq"), "sw_sys": sys.platform.capitalize()}

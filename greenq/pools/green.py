@@ -1,0 +1,188 @@
+"""The pool of fixed slots on green threads, for every green runtime."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+from greenq.exceptions import PoolClosed, PoolFull
+from greenq.model import Outcome, Request, Settle, State
+from greenq.pools.base import Capabilities, Done, Ending, Run
+from greenq.pools.interrupts import RETRY_EVERY, Interrupts
+from greenq.runtime.base import GreenRuntime
+
+logger = logging.getLogger(__name__)
+
+FAIR_SECONDS = 0.001  # back-to-back tasks let the hub turn this often
+
+
+class Slot:
+    """Room for one task: a greenlet that is reused, since a fresh one costs twenty times a task's hand-over."""
+
+    __slots__ = ("greenlet", "request")
+
+    def __init__(self) -> None:
+        self.greenlet: Any = None
+        self.request: Request | None = None
+
+
+class GreenPool:
+    """Slots are made on demand up to `size`, and parked last in, first out, so that warm ones run first.
+
+    Everything here belongs to the main hub: only its greenlets touch a slot. Other threads use `kill`.
+    """
+
+    can = Capabilities(soft_limit=True, hard_limit=True, kill=True, resize=True)
+
+    def __init__(self, name: str, size: int, runtime: GreenRuntime) -> None:
+        self.name = name
+        self.size = size
+        self._runtime = runtime
+        self._slots: dict[Any, Slot] = {}
+        self._idle: list[Slot] = []
+        self._handed: deque[Request] = deque()  # accepted, not yet picked up by a slot
+        self._busy = 0  # accepted and not done
+        self._about_to_look = 0  # slots between two tasks: they take from the hand-over without a wake
+        self._closed = False
+        self._turned = 0.0
+        self._empty = runtime.event()
+        self._stopped = runtime.event()
+        self._interrupts = Interrupts(self._running)
+        self._run: Run
+        self._done: Done
+
+    def start(self, run: Run, done: Done) -> None:
+        """See Pool."""
+        self._run = run
+        self._done = done
+        self._interrupts.install()
+        self._runtime.isolated(self._chase, name="interrupts")
+
+    def serve(self) -> None:
+        """See Pool. Green tasks run on the hub; the main greenlet only waits."""
+        self._stopped.wait()
+
+    def submit(self, request: Request) -> None:
+        """See Pool."""
+        if self._closed:
+            raise PoolClosed("the pool takes nothing new")
+        if self._busy >= self.size:
+            raise PoolFull(f"all {self.size} slots are busy")
+        self._busy += 1
+        self._handed.append(request)
+        if self._about_to_look:
+            self._about_to_look -= 1
+        elif self._idle:
+            self._runtime.wake(self._idle.pop().greenlet)
+        else:
+            self._add_slot()
+
+    def free(self) -> int:
+        """See Pool."""
+        return max(0, self.size - self._busy)
+
+    def kill(self, request: Request, ending: Ending) -> None:
+        """See Pool."""
+        self._interrupts.add(request, ending)
+        self._runtime.call_soon(self._throw, request)
+
+    def resize(self, size: int) -> None:
+        """See Pool. Surplus slots end as they become idle."""
+        self.size = max(1, size)
+        while self._idle and len(self._slots) > self.size:
+            self._runtime.wake(self._idle.pop().greenlet)
+
+    def drain(self, timeout: float | None) -> bool:
+        """See Pool."""
+        self._closed = True
+        if not self._busy:
+            return True
+        self._empty.clear()
+        return self._empty.wait(timeout)
+
+    def stop(self) -> None:
+        """See Pool."""
+        self._closed = True
+        self._stopped.set()
+
+    def stats(self) -> dict[str, Any]:
+        """See Pool."""
+        return {
+            "implementation": f"greenq.pools.{self.name}",
+            "max-concurrency": self.size,
+            "running": self._busy,
+            "free": self.free(),
+            "slots": len(self._slots),
+            "capabilities": self.can.as_dict(),
+        }
+
+    def _add_slot(self) -> None:
+        slot = Slot()
+        slot.greenlet = self._runtime.greenlet(self._work, slot)
+        self._slots[slot.greenlet] = slot
+        self._runtime.wake(slot.greenlet)
+
+    def _work(self, slot: Slot) -> None:
+        """The life of a slot. Woken for nothing (another slot was quicker), it parks again."""
+        handed = self._handed
+        while True:
+            if handed:
+                self._one(slot, handed.popleft())
+                if time.perf_counter() - self._turned > FAIR_SECONDS:
+                    self._runtime.pause()
+                    self._turned = time.perf_counter()
+            elif len(self._slots) > self.size:
+                del self._slots[slot.greenlet]
+                return
+            else:
+                self._idle.append(slot)
+                self._runtime.park()
+                self._turned = time.perf_counter()
+
+    def _one(self, slot: Slot, request: Request) -> None:
+        slot.request = request
+        try:
+            outcome = self._run(request)
+        except BaseException:
+            # The executor turns everything user code does into an outcome; what comes here is a defect of
+            # greenq. The slot must survive it, and the message goes back.
+            logger.exception("Running request %s failed inside the worker.", request.id)
+            outcome = Outcome(request, State.CANCELLED, Settle.REQUEUE)
+        slot.request = None
+        self._interrupts.forget(request)
+        self._busy -= 1
+        self._about_to_look += 1
+        before = self._about_to_look
+        try:
+            self._done(request, outcome)
+        except Exception:
+            logger.exception("Settling request %s failed inside the worker.", request.id)
+        if self._about_to_look >= before:
+            self._about_to_look -= 1
+        if not self._busy:
+            self._empty.set()
+
+    def _running(self) -> Request | None:
+        slot = self._slots.get(self._runtime.current())
+        return slot.request if slot is not None else None
+
+    def _throw(self, request: Request) -> None:
+        """Raise into a task that waits; runs on the hub, so no slot can change its task meanwhile."""
+        for slot in self._slots.values():
+            if slot.request is request:
+                break
+        else:
+            self._interrupts.forget(request)
+            return
+        if request.state == "running" and slot.greenlet is not self._runtime.current():
+            ending = self._interrupts.take(request)
+            if ending is not None:
+                slot.greenlet.throw(ending)
+
+    def _chase(self) -> None:
+        """Native thread: signal the main thread while an ending has not reached its task."""
+        while not self._closed or self._busy:
+            self._runtime.sleep(RETRY_EVERY)
+            self._interrupts.nudge()

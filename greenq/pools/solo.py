@@ -1,0 +1,138 @@
+"""`-P solo`: one task at a time, in the main thread, where a debugger finds it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from typing import Any
+
+from greenq.exceptions import PoolClosed, PoolFull
+from greenq.model import Outcome, Request, Settle, State
+from greenq.pools.base import Capabilities, Done, Ending, Run
+from greenq.pools.interrupts import RETRY_EVERY, Interrupts
+from greenq.runtime.threads import ThreadsRuntime
+
+logger = logging.getLogger(__name__)
+
+
+class SoloPool:
+    """The main thread takes requests from a one-place line; every other thread only hands over or kills."""
+
+    name = "solo"
+    can = Capabilities(soft_limit=True, hard_limit=True, kill=True)
+
+    def __init__(self, runtime: ThreadsRuntime) -> None:
+        self.size = 1
+        self._runtime = runtime
+        self._line: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        # Guards the count: the intake's thread submits while the main thread ends a task.
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._current: Request | None = None  # written by the main thread only
+        self._closed = False
+        self._empty = threading.Event()
+        self._interrupts = Interrupts(lambda: self._current)
+        self._run: Run
+        self._done: Done
+
+    def start(self, run: Run, done: Done) -> None:
+        """See Pool."""
+        self._run = run
+        self._done = done
+        self._interrupts.install()
+        self._runtime.isolated(self._chase, name="interrupts")
+
+    def serve(self) -> None:
+        """See Pool."""
+        while (request := self._line.get()) is not None:
+            self._one(request)
+
+    def submit(self, request: Request) -> None:
+        """See Pool."""
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool takes nothing new")
+            if self._busy:
+                raise PoolFull("the one slot is busy")
+            self._busy = 1
+        self._line.put(request)
+
+    def free(self) -> int:
+        """See Pool."""
+        return 1 - self._busy
+
+    def kill(self, request: Request, ending: Ending) -> None:
+        """See Pool."""
+        self._interrupts.add(request, ending)
+        if self._current is request:
+            self._interrupts.nudge()
+
+    def resize(self, size: int) -> None:
+        """See Pool. Solo has one slot by definition."""
+        if size != 1:
+            raise PoolFull("the solo pool has exactly one slot")
+
+    def drain(self, timeout: float | None) -> bool:
+        """See Pool."""
+        with self._lock:
+            self._closed = True
+            if not self._busy:
+                return True
+            self._empty.clear()
+        return self._empty.wait(timeout)
+
+    def stop(self) -> None:
+        """See Pool."""
+        with self._lock:
+            self._closed = True
+        self._line.put(None)
+
+    def stats(self) -> dict[str, Any]:
+        """See Pool."""
+        return {
+            "implementation": "greenq.pools.solo",
+            "max-concurrency": 1,
+            "processes": [os.getpid()],
+            "running": self._busy,
+            "free": self.free(),
+            "capabilities": self.can.as_dict(),
+        }
+
+    def _one(self, request: Request) -> None:
+        self._current = request
+        try:
+            outcome = self._run(request)
+        except BaseException:
+            # See GreenPool._one: a defect of greenq, and the message goes back.
+            logger.exception("Running request %s failed inside the worker.", request.id)
+            outcome = Outcome(request, State.CANCELLED, Settle.REQUEUE)
+        self._current = None
+        self._interrupts.forget(request)
+        with self._lock:
+            self._busy = 0
+        try:
+            self._done(request, outcome)
+        except Exception:
+            logger.exception("Settling request %s failed inside the worker.", request.id)
+        if not self._busy:
+            self._empty.set()
+
+    def _chase(self) -> None:
+        """Native thread: signal the main thread while an ending has not reached its task."""
+        while not self._closed or self._busy:
+            self._runtime.sleep(RETRY_EVERY)
+            self._interrupts.nudge()
+
+
+def make_runtime() -> ThreadsRuntime:
+    """Make the runtime."""
+    return ThreadsRuntime()
+
+
+def make_pool(size: int, runtime: ThreadsRuntime) -> SoloPool:
+    """Make the pool; `size` must be 1."""
+    if size != 1:
+        raise PoolFull("the solo pool has exactly one slot: leave out -c, or say -c 1")
+    return SoloPool(runtime)

@@ -1,0 +1,155 @@
+"""gevent: greenlets on libev's loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import gevent
+import gevent.event
+from gevent import monkey
+from greenlet import getcurrent, greenlet
+
+from greenq.runtime.base import Event
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_start_new_thread = monkey.get_original("_thread", "start_new_thread")
+_get_ident = monkey.get_original("_thread", "get_ident")
+
+
+class GeventFiber:
+    """A spawned greenlet."""
+
+    def __init__(self, spawned: gevent.Greenlet) -> None:
+        self._greenlet = spawned
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end."""
+        self._greenlet.join(timeout)
+
+    def alive(self) -> bool:
+        """Has it not ended?"""
+        return not self._greenlet.ready()
+
+
+class NativeFiber:
+    """A native thread with its own hub; joined by looking, since events do not cross hubs reliably."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end, letting the calling hub run."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.done and (until is None or time.monotonic() < until):
+            gevent.sleep(0.005)
+
+    def alive(self) -> bool:
+        """Has it not ended?"""
+        return not self.done
+
+
+class GeventRuntime:
+    """One main hub, owned by the thread that called `attach`; native threads get hubs of their own."""
+
+    name = "gevent"
+    green = True
+
+    def __init__(self) -> None:
+        self._hub: Any = None
+        self._main = 0
+        # Any thread appends, only the main hub pops; a deque's ends are atomic under the interpreter lock.
+        self._soon: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._bell: Any = None
+
+    def attach(self) -> None:
+        """See Runtime."""
+        self._hub = gevent.get_hub()
+        self._main = _get_ident()
+        self._bell = self._hub.loop.async_()
+        self._bell.start(self._run_soon)
+
+    def _run_soon(self) -> None:
+        while self._soon:
+            fn, args = self._soon.popleft()
+            try:
+                fn(*args)
+            except Exception:
+                logger.exception("A call posted to the main hub failed.")
+
+    def spawn(self, fn: Callable[..., object], *args: object, name: str) -> GeventFiber:
+        """See Runtime."""
+        return GeventFiber(gevent.spawn(_guarded, name, fn, *args))
+
+    def isolated(self, fn: Callable[[], object], *, name: str) -> NativeFiber:
+        """See Runtime."""
+        fiber = NativeFiber()
+
+        def body() -> None:
+            try:
+                _guarded(name, fn)
+                gevent.get_hub().destroy(destroy_loop=True)
+            finally:
+                fiber.done = True
+
+        _start_new_thread(body, ())
+        return fiber
+
+    def call_soon(self, fn: Callable[..., object], *args: object) -> None:
+        """See Runtime."""
+        self._soon.append((fn, args))
+        self._bell.send()
+
+    def offload(self, fn: Callable[..., T], *args: object) -> T:
+        """See Runtime. Outside the main thread the call is made where it stands: nothing waits there."""
+        if _get_ident() != self._main:
+            return fn(*args)
+        result: T = self._hub.threadpool.apply(fn, args)
+        return result
+
+    def sleep(self, seconds: float) -> None:
+        """See Runtime."""
+        gevent.sleep(seconds)
+
+    def event(self) -> Event:
+        """See Runtime."""
+        made: Event = gevent.event.Event()
+        return made
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """See Runtime. gevent's own lock: fibers of one hub wait cooperatively, threads across hubs safely."""
+        return threading.Lock()
+
+    def greenlet(self, fn: Callable[..., object], *args: object) -> Any:
+        """See GreenRuntime."""
+        return greenlet(lambda: fn(*args), self._hub)
+
+    def current(self) -> Any:
+        """See GreenRuntime."""
+        return getcurrent()
+
+    def park(self) -> None:
+        """See GreenRuntime."""
+        self._hub.switch()
+
+    def wake(self, greenlet: Any) -> None:
+        """See GreenRuntime."""
+        self._hub.loop.run_callback(greenlet.switch)
+
+    def pause(self) -> None:
+        """See GreenRuntime."""
+        gevent.sleep(0)
+
+
+def _guarded(name: str, fn: Callable[..., object], *args: object) -> None:
+    try:
+        fn(*args)
+    except Exception:
+        logger.exception("%s ended by an error.", name)

@@ -1,0 +1,41 @@
+"""How many messages to ask for: the free slots, and a small look-ahead where tasks are short."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+LOOK_AHEAD_SECONDS = 0.02  # of work at the measured rate: covers a round trip to the broker
+AT_LEAST_EVERY = 0.005
+LARGEST_QUARTER = 25
+
+
+class Credit:
+    """Look-ahead follows the rate at which tasks end, so that nobody hoards long tasks.
+
+    Where tasks take a second, 500 slots end 500 a second and ten messages wait here; where they take a
+    millisecond, the batches from the broker stay full. Owned by the intake's fiber.
+    """
+
+    def __init__(self, finished: Callable[[], int], most: int) -> None:
+        """`finished` counts ended tasks; `most` bounds the look-ahead (prefetch less slots)."""
+        self._finished = finished
+        self.most = most
+        self._rate = 0.0
+        self._at = time.monotonic()
+        self._count = 0
+
+    def look_ahead(self) -> int:
+        """Messages to hold beyond the free slots, now."""
+        now = time.monotonic()
+        passed = now - self._at
+        if passed >= AT_LEAST_EVERY:
+            finished = self._finished()
+            self._rate = 0.5 * self._rate + 0.5 * (finished - self._count) / passed
+            self._at, self._count = now, finished
+        return min(self.most, int(self._rate * LOOK_AHEAD_SECONDS))
+
+    @staticmethod
+    def worth_asking(wanted: int, look_ahead: int) -> bool:
+        """Is it time to ask? One message a round trip would cost a round trip a message."""
+        return wanted >= max(1, min(LARGEST_QUARTER, look_ahead // 4))

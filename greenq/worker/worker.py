@@ -1,0 +1,219 @@
+"""One worker: what it is made of, and in which order that starts and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+
+from greenq import naming
+from greenq._speedups import RevokedSet
+from greenq.app.base import GreenQ
+from greenq.broker.opening import open_consumer
+from greenq.broker.publisher import open_publisher
+from greenq.control import default_registry
+from greenq.control.listener import Listener
+from greenq.execution.executor import Executor
+from greenq.execution.limits import Limits
+from greenq.gates.eta import eta_gate
+from greenq.gates.expiry import expiry_gate
+from greenq.gates.rate import RateGate
+from greenq.gates.revoked import RevokedGate
+from greenq.log import configure
+from greenq.model import Outcome, Request
+from greenq.pools import table
+from greenq.pools.base import Pool
+from greenq.runtime.base import Runtime
+from greenq.runtime.timers import Timers
+from greenq.wire.serializers import Accept
+from greenq.worker.accounts import Accounts
+from greenq.worker.banner import banner
+from greenq.worker.intake import Intake
+from greenq.worker.ledger import Ledger
+from greenq.worker.lineup import Lineup
+from greenq.worker.options import WorkerOptions
+from greenq.worker.outbox import Outbox
+from greenq.worker.panel import WorkerPanel
+from greenq.worker.service import Keeper, ServiceThread
+from greenq.worker.signals import Signals
+from greenq.worker.stall import StallWatch
+from greenq.worker.stopping import Stopping
+
+logger = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 2.0
+
+
+class Worker:
+    """A running worker. Build it and call `run` in the main thread; it returns the exit code."""
+
+    def __init__(self, app: GreenQ, options: WorkerOptions) -> None:
+        self.app = app
+        self.options = options
+        app.finalize()
+        conf = app.conf
+        self.hostname = options.hostname or naming.node_name(None)
+        self.queues = _queues(app, options)
+        pools = table.load(options.pool)
+        self.size = options.concurrency or conf.worker_concurrency or table.DEFAULT_SIZE[options.pool]
+        self.runtime: Runtime = pools.make_runtime()
+        self.runtime.attach()
+        self.pool: Pool = pools.make_pool(self.size, self.runtime)
+        self.started = time.time()
+
+        accept = Accept(conf.accept_content)
+        self.ledger = Ledger()
+        self.revoked = RevokedSet(conf.worker_revokes_max, conf.worker_revoke_expires)
+        self.limits = Limits()
+        self.timers = Timers(self.runtime)
+        self.results = app.open_results()
+        self.publisher = open_publisher(app.broker.url, conf)
+        multiplier = options.prefetch_multiplier or conf.worker_prefetch_multiplier
+        self.consumer = open_consumer(
+            app.broker.url, conf, self.queues, self.size * max(1, multiplier), self.runtime
+        )
+        offload = self.results.name == "sqlite"
+        self.outbox = Outbox(self.consumer, self.publisher, self.results, self.runtime, offload=offload)
+        self.executor = Executor(
+            app,
+            self.hostname,
+            accept,
+            self.limits,
+            keep_results=self.results.name != "disabled",
+            store=self.outbox.put,
+        )
+        self.rate = RateGate()
+        configure(options.loglevel, options.logfile)
+        self.accounts = Accounts(self.executor, self.outbox, app.tasks)
+        self.lineup = Lineup(
+            self.pool,
+            (RevokedGate(self.revoked), expiry_gate, eta_gate),
+            self.rate,
+            self.timers,
+            self.ledger,
+            self.outbox,
+            self.accounts.dropped,
+            broker_delays=self.consumer.delays,
+            acks_late=self._acks_late,
+            lock=contextlib.nullcontext() if self.runtime.green else threading.RLock(),
+        )
+        self.intake = Intake(
+            self.consumer,
+            self.lineup,
+            self.ledger,
+            self.outbox,
+            self.pool,
+            self.runtime,
+            accept,
+            self.accounts.rejected,
+            self.accounts.known,
+        )
+        self.stopping = Stopping(
+            self.intake, self.lineup, self.ledger, self.outbox, self.pool, self.runtime
+        )
+        self.stall = StallWatch(self.runtime, self._in_the_way)
+        self.service = ServiceThread(self.runtime)
+        self.signals = Signals()
+        self.panel = WorkerPanel(self)
+
+    def run(self) -> int:
+        """Start everything, serve until stopped, and let go; returns the exit code (wire.md 1.6)."""
+        self._set_rates()
+        if self.options.purge:
+            self._purge()
+        self.signals.install()
+        self._fill_service()
+        self.pool.start(self.executor.run, self._done)
+        self.timers.start()
+        self.outbox.start()
+        self.intake.start()
+        self.service.start()
+        if not self.options.quiet:
+            print(self._banner(), flush=True)
+        self.runtime.spawn(self._say_ready, name="ready")
+        try:
+            self.pool.serve()
+        finally:
+            self._let_go()
+        return self.stopping.exit_code
+
+    def _fill_service(self) -> None:
+        service, conf = self.service, self.app.conf
+        keeper = Keeper(self.consumer, self.ledger.unsettled, self._tick, self.runtime, conf.broker_lease)
+        service.add("keeper", lambda: keeper.serve(service.stopped))
+        service.add("limits", lambda: self.limits.serve(self.pool.kill, self.runtime.sleep, service.stopped))
+        service.add("signals", lambda: self.signals.serve(self.stopping.signalled, service.stopped))
+        if conf.worker_enable_remote_control:
+            listener = Listener(
+                conf, self.app.broker.url, self.hostname, default_registry(), self.panel, self.runtime
+            )
+            service.add("control", lambda: listener.run(service.stopped))
+
+    def _tick(self) -> None:
+        self.stall.look()
+        self.stopping.watch()
+
+    def _say_ready(self) -> None:
+        self.intake.wait_ready(None)
+        logger.info("%s ready.", self.hostname)
+
+    def _done(self, request: Request, outcome: Outcome) -> None:
+        """The pool's answer: hand the outcome over, fill the slot, ask for more."""
+        self.accounts.ended(request, outcome)
+        self.lineup.ended(request)
+        self.intake.room()
+
+    def _acks_late(self, request: Request) -> bool:
+        late: bool = self.app.tasks[request.name].acks_late
+        return late
+
+    def _in_the_way(self) -> Request | None:
+        """The task that has had the main thread longest, as far as anyone can tell from outside."""
+        running = list(self.ledger.running)
+        return max(running, key=lambda r: r.started, default=None)
+
+    def _set_rates(self) -> None:
+        if self.app.conf.worker_disable_rate_limits:
+            return
+        for name, task in self.app.tasks.items():
+            self.rate.set_rate(name, task.rate_per_second)
+
+    def _purge(self) -> None:
+        erased = sum(self.publisher.purge(queue) for queue in self.queues)
+        print(f"purge: Erased {erased} messages from the queue{'s' if len(self.queues) > 1 else ''}.")
+
+    def _banner(self) -> str:
+        broker, conf = self.app.broker, self.app.conf
+        return banner(
+            hostname=self.hostname,
+            app=str(self.app.main),
+            broker=broker.shown,
+            reason=broker.reason,
+            backend=self.app.backend_shown,
+            pool=self.options.pool,
+            size=self.size,
+            queues=self.queues,
+            tasks=sorted(name for name in self.app.tasks if not name.startswith("greenq.")),
+            warnings=conf.warnings,
+        )
+
+    def _let_go(self) -> None:
+        self.service.stop(LEAVE_SECONDS)
+        self.timers.stop()
+        for closing in (self.consumer.close, self.publisher.close, self.results.close):
+            try:
+                closing()
+            except Exception as error:
+                # The broker may be the reason for leaving: letting go never talks anybody out of it.
+                logger.warning("Closing a connection failed: %s", error)
+        self.signals.close()
+        sys.stdout.flush()
+
+
+def _queues(app: GreenQ, options: WorkerOptions) -> list[str]:
+    chosen = list(options.queues) or app.queue_names()
+    return [name for name in chosen if name not in set(options.exclude_queues)]
+
+

@@ -1,0 +1,107 @@
+"""Fixtures of every room: private servers, broker URLs, workers that always end.
+
+Nothing here patches: whatever needs gevent or eventlet runs in a child process.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import redis
+
+from tests.support.ledger import Ledger
+from tests.support.node import CeleryNode, Node, celery_node
+from tests.support.services import RabbitServer, RedisServer
+
+N = TypeVar("N", bound=Node)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The session's private redis-server. A test that kills or restarts a server starts its own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of the session's Redis, emptied before the test."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    """The session's private RabbitMQ node. A test that kills or restarts a node starts its own."""
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vhost_names() -> Iterator[str]:
+    return (f"test{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitServer, vhost_names: Iterator[str]) -> Iterator[str]:
+    """URL of a fresh virtual host of the session's RabbitMQ, removed after the test."""
+    name = next(vhost_names)
+    yield rabbitmq_server.add_vhost(name)
+    rabbitmq_server.delete_vhost(name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a database file that does not exist yet, in the test's directory."""
+    return f"sqlite:///{tmp_path}/broker.db"
+
+
+@pytest.fixture(params=["redis", "rabbitmq", "sqlite"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty broker of each kind in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """An empty ledger in the test's directory; hand it to the worker with `ledger=`."""
+    return Ledger(tmp_path / "ledger")
+
+
+def _factory(make: Callable[..., N], cwd: Path, started: list[Node]) -> Callable[..., N]:
+    def start(app: str, **options: object) -> N:
+        options.setdefault("cwd", cwd)
+        options.setdefault("name", f"worker{len(started)}")
+        node = make(app, **options)
+        started.append(node)
+        node.start()
+        node.wait_ready()
+        return node
+
+    return start
+
+
+@pytest.fixture
+def started_nodes() -> Iterator[list[Node]]:
+    nodes: list[Node] = []
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+@pytest.fixture
+def start_node(tmp_path: Path, started_nodes: list[Node]) -> Callable[..., Node]:
+    """`start_node("tasks", pool="gevent", concurrency=10, options=[...])`: a ready worker; it always ends."""
+    return _factory(Node, tmp_path, started_nodes)
+
+
+@pytest.fixture
+def start_celery_node(tmp_path: Path, started_nodes: list[Node]) -> Callable[..., CeleryNode]:
+    """The same for a worker of the installed Celery."""
+    return _factory(celery_node, tmp_path, started_nodes)

@@ -1,0 +1,1 @@
+"""What the suites share: private servers, real workers, the ledger of what ran."""
