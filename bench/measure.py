@@ -23,7 +23,7 @@ from typing import Any
 
 import kombu
 import psutil
-import redis
+from redis import Redis
 
 from bench.load import QUEUE, UNACKED, fill_rabbitmq, fill_redis
 from bench.workers import ROOT, Worker, cpu_seconds, machine_cpu
@@ -66,25 +66,28 @@ class Servers:
             self._rabbit = RabbitServer().start()
         return self._rabbit
 
-    def client(self) -> redis.Redis:
+    def client(self) -> Redis:
         """A connection to the private Redis."""
-        return redis.Redis.from_url(self.redis.url)
+        return Redis.from_url(self.redis.url)
 
     def redis_env(self, *, stored: bool = False) -> dict[str, str]:
         """The environment that tells the bench's tasks where broker and results are."""
         return {"BROKER": self.redis.url} | ({"BACKEND": self.redis.url} if stored else {})
 
-    def sample(self, task: str) -> list[bytes]:
-        """Messages of `task` ("noop", "wait") as Celery's producer leaves them in Redis."""
-        if not self.samples:
+    def sample(self, task: str, *, stored: bool = False) -> list[bytes]:
+        """Messages of `task` ("noop", "wait") as Celery's producer leaves them in Redis.
+
+        Whether the result is to be stored stands in the message, so there are two kinds.
+        """
+        key = f"{task} {stored}"
+        if key not in self.samples:
             with self.client() as client:
                 client.flushall()
-                run_client("celery", "sample", 200, self.redis_env())
+                run_client("celery", f"sample_{task}", 200, self.redis_env(stored=stored))
                 sent: Any = client.lrange(QUEUE, 0, -1)
                 client.flushall()
-            for raw in sent:
-                self.samples.setdefault(json.loads(raw)["headers"]["task"].split(".")[1], []).append(raw)
-        return self.samples[task]
+            self.samples[key] = sent
+        return self.samples[key]
 
     def stop(self) -> None:
         """End the servers by pid."""
@@ -161,12 +164,12 @@ def drain_redis(
     stored: bool = False,
 ) -> Run:
     """Measure one worker on `count` messages in Redis."""
-    sample = servers.sample(task)
+    sample = servers.sample(task, stored=stored)
     env = servers.redis_env(stored=stored)
     with servers.client() as client:
         client.flushall()
         with worker_running(servers, library, pool=pool, concurrency=concurrency, env=env) as worker:
-            fill_redis(client, servers.sample("noop"), 1, QUEUE)
+            fill_redis(client, sample, 1, QUEUE)
             _until_empty(client, worker, 30)
             fill_redis(client, sample, count)
             meter = _Meter(worker, servers.redis.pid)
@@ -175,13 +178,14 @@ def drain_redis(
             return meter.finish(count)
 
 
-def _until_empty(client: redis.Redis, worker: Worker, timeout: float) -> None:
+def _until_empty(client: Redis, worker: Worker, timeout: float) -> None:
     def empty() -> bool:
         assert worker.running, "the worker ended"
         time.sleep(0.01)  # with wait_for's own: a look every 20 ms, some 30 us of the broker's time
         with client.pipeline(transaction=True) as pipe:
-            waiting, unacked = pipe.llen(QUEUE).hlen(UNACKED).execute()
-        return int(waiting) + int(unacked) == 0
+            pipe.llen(QUEUE)
+            pipe.hlen(UNACKED)
+            return not any(pipe.execute())
 
     wait_for(empty, timeout, "the queue to be empty")
 

@@ -93,7 +93,8 @@ def table(rows: list[Row]) -> str:
 
 def environment() -> dict[str, str]:
     """What the figures were measured on."""
-    found = {"python": platform.python_version(), "cores": str(os.cpu_count()), "machine": platform.platform()}
+    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    found["machine"] = platform.platform()
     for library in _LIBRARIES:
         try:
             found[library] = version(library)

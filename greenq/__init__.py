@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from greenq.app.application import GreenQ
+    from greenq.app.base import GreenQ
     from greenq.app.results import AsyncResult, EagerResult, allow_join_result
     from greenq.app.shared import shared_task
     from greenq.app.signature import Signature, group, signature
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     home = {
         "AsyncResult": "greenq.app.results",
         "EagerResult": "greenq.app.results",
-        "GreenQ": "greenq.app.application",
+        "GreenQ": "greenq.app.base",
         "Signature": "greenq.app.signature",
         "Task": "greenq.app.task",
         "allow_join_result": "greenq.app.results",

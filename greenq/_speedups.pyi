@@ -85,10 +85,10 @@ def decode_envelope(raw: bytes, queue: str, tag: str | int, epoch: int = 0) -> R
     """
 
 def decode_parts(
-    headers: dict[str, Any],
+    headers: dict[str, Any] | None,
     properties: dict[str, Any],
-    content_type: str,
-    content_encoding: str,
+    content_type: str | None,
+    content_encoding: str | None,
     body: bytes | str,
     queue: str,
     tag: str | int,
@@ -96,8 +96,31 @@ def decode_parts(
 ) -> Request:
     """Build a request from a message a transport has taken apart already (AMQP and generic kombu).
 
+    `body` has no transport encoding any more, whatever `properties["body_encoding"]` says. The exchange,
+    routing key and redelivered flag are read from `properties["delivery_info"]`.
+
     Raises:
         Malformed: as `decode_envelope`.
+    """
+
+def parse_time(text: str) -> float:
+    """Unix seconds of an ISO 8601 moment (YYYY-MM-DD[THH:MM[:SS[.f]][Z|+HH:MM]]); without an offset it is UTC.
+
+    Raises:
+        ValueError: not such a moment, or outside the years 1 to 9999 once in UTC.
+    """
+
+def tagged(data: bytes) -> bool:
+    """Whether JSON text may hold kombu's typed values, `{"__type__": ..., "__value__": ...}`."""
+
+def too_deep(data: bytes, limit: int = 128) -> bool:
+    """Say whether JSON text nests arrays and objects deeper than `limit`."""
+
+def plain_json(value: object) -> str | None:
+    """JSON text of a value made of None, bool, int, finite float, str, list, tuple and dict with str keys only.
+
+    The text is what `json.dumps` gives, default separators and ASCII only. Anything else (other types,
+    subclasses, NaN, deep nesting) gives None: it is for kombu's encoder, which has hooks for it.
     """
 
 @final
@@ -110,17 +133,19 @@ class TokenBucket:
     def can_consume(self, now: float, tokens: float = 1.0) -> bool:
         """Take the tokens if they are there."""
     def expected_time(self, now: float, tokens: float = 1.0) -> float:
-        """Seconds until that many tokens are there; 0.0 if they are."""
+        """Seconds until that many tokens are there; 0.0 if they are, infinity if they never will be."""
 
 @final
 class RevokedSet:
-    """A bounded set of task ids that forgets after `ttl` seconds, oldest first; 16 bytes a UUID.
+    """A bounded set of task ids that forgets after `ttl` seconds, oldest first; 38 bytes a UUID, all told.
 
     Safe to use from several threads: every method is one step under the interpreter lock.
     """
 
-    maxlen: int
-    ttl: float
+    @property
+    def maxlen(self) -> int: ...
+    @property
+    def ttl(self) -> float: ...
     def __init__(self, maxlen: int = 50_000, ttl: float = 10_800.0) -> None: ...
     def add(self, task_id: str, now: float) -> None: ...
     def discard(self, task_id: str) -> None: ...
@@ -135,20 +160,27 @@ class RevokedSet:
 class Timer:
     """One entry of a TimerHeap."""
 
-    when: float
-    payload: Any
-    cancelled: bool
-    def cancel(self) -> None: ...
+    @property
+    def when(self) -> float: ...
+    @property
+    def payload(self) -> Any:
+        """What was added; None once cancelled."""
+    @property
+    def cancelled(self) -> bool: ...
+    def cancel(self) -> None:
+        """Take the deadline back and let go of the payload; cancelling twice, or too late, is legal."""
 
 @final
 class TimerHeap:
     """Deadlines in order; cancelling is lazy and O(1). One owner; not for two threads at once."""
 
-    def add(self, when: float, payload: Any) -> Timer: ...
+    def add(self, when: float, payload: Any) -> Timer:
+        """Add a deadline, on whatever clock `pop_due` is asked with; equal deadlines keep their order."""
     def next_due(self) -> float | None:
         """The earliest live deadline, or None."""
     def pop_due(self, now: float) -> list[Timer]:
         """Remove and return what is due, earliest first."""
     def live(self) -> list[Timer]:
         """A snapshot of live entries, in no order."""
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Live entries."""

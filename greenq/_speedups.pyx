@@ -22,6 +22,7 @@ cdef extern from "string.h":
     const void *memmem(const void *haystack, size_t n, const void *needle, size_t m) noexcept
 
 import json
+import json.encoder
 import os
 from datetime import datetime, timezone
 from hashlib import blake2b
@@ -30,3 +31,4 @@ import msgspec
 
 include "_request.pxi"
 include "_structures.pxi"
+include "_writer.pxi"

@@ -13,6 +13,7 @@ GreenqError
 │   ├── MalformedMessage      envelope, header or body is not what the protocol says
 │   ├── ContentRefused        a content type that accept_content does not let in
 │   └── UnknownTask           no task of that name in this app (NotRegistered on the wire)
+├── EncodeError               a value that the chosen serializer cannot write; the caller's fault
 ├── PoolError
 │   ├── PoolFull              submit() without a free slot
 │   └── PoolClosed            submit() after drain() or stop()
@@ -109,6 +110,10 @@ class ContentRefused(MessageError):
 
 class UnknownTask(MessageError):
     """No task of that name is registered here."""
+
+
+class EncodeError(GreenqError, TypeError):
+    """A value cannot be written with the chosen serializer; the message names both."""
 
 
 class PoolError(GreenqError):

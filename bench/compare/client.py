@@ -13,12 +13,24 @@ from collections.abc import Callable
 from typing import Any
 
 
-def sample(tasks: Any, count: int) -> int:
-    """Send `count` no-ops and `count` waits of 100 ms; they stay in the queue for the caller to read."""
+def sample_noop(tasks: Any, count: int) -> int:
+    """Send `count` no-ops; they stay in the queue for the caller to read."""
     for number in range(count):
         tasks.noop.delay(number)
+    return count
+
+
+def sample_wait(tasks: Any, count: int) -> int:
+    """Send `count` waits of 100 ms; they stay in the queue for the caller to read."""
     for _ in range(count):
         tasks.wait.delay(0.1)
+    return count
+
+
+def sample_sleep(tasks: Any, count: int) -> int:
+    """Send `count` waits of 20 s, to see what holding them costs."""
+    for _ in range(count):
+        tasks.wait.delay(20)
     return count
 
 
@@ -46,7 +58,11 @@ def delay(tasks: Any, count: int) -> dict[str, float]:
 
 def batch(tasks: Any, count: int) -> dict[str, float]:
     """The same for batches of 1,000, sent as the library sends many at once."""
-    send = _batch_sender(tasks)
+    group = importlib.import_module(tasks.app.__class__.__module__.split(".")[0]).group
+
+    def send(size: int) -> None:
+        group(tasks.noop.s(number) for number in range(size)).apply_async()
+
     send(1000)
     rounds = max(1, count // 1000)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -56,22 +72,22 @@ def batch(tasks: Any, count: int) -> dict[str, float]:
     return {"cpu_us": cpu / rounds / 1000 * 1e6, "per_second": rounds * 1000 / wall}
 
 
-def _batch_sender(tasks: Any) -> Callable[[int], object]:
-    if tasks.app.__class__.__module__.startswith("greenq"):
-        return lambda size: tasks.app.send_tasks([tasks.noop.s(number) for number in range(size)])
-    from celery import group
-
-    return lambda size: group(tasks.noop.s(number) for number in range(size)).apply_async()
+_FUNCTIONS: tuple[Callable[[Any, int], object], ...] = (
+    sample_noop,
+    sample_wait,
+    sample_sleep,
+    roundtrip,
+    delay,
+    batch,
+)
 
 
 def main() -> None:
     """Run the function named on the command line."""
     library, what, count = sys.argv[1:]
     tasks = importlib.import_module(f"bench.compare.{library}_tasks")
-    functions: dict[str, Callable[[Any, int], object]] = {
-        function.__name__: function for function in (sample, roundtrip, delay, batch)
-    }
-    print(json.dumps(functions[what](tasks, int(count))))
+    function = next(function for function in _FUNCTIONS if function.__name__ == what)
+    print(json.dumps(function(tasks, int(count))))
 
 
 if __name__ == "__main__":

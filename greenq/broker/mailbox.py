@@ -6,6 +6,7 @@ Both are Celery's `pidbox` on the wire (wire.md 4). An instance owns one connect
 from __future__ import annotations
 
 import errno
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ from greenq.wire.control import (
     reply_exchange,
     reply_queue,
 )
+
+logger = logging.getLogger(__name__)
 
 _PICKLES = frozenset({"pickle", "application/x-python-serialize"})
 _PROBE_EVERY = 10.0  # seconds of silence after which the broker is asked whether it is there
@@ -245,7 +248,8 @@ class NodeMailbox:
         link.send({self._hostname: data}, link.replies, frame.reply_key, headers)
         if self._expire_replies:
             # A reply to a client that has gone would lie in its list for ever: Redis has no message TTL.
-            with link.errors(), link.channel.conn_or_acquire() as client:
+            channel: Any = link.channel
+            with link.errors(), channel.conn_or_acquire() as client:
                 client.pexpire(reply_queue(frame.reply_key, link.namespace), self._reply_ttl)
 
     def beat(self) -> None:
@@ -259,9 +263,8 @@ class NodeMailbox:
                 with self._link.errors():
                     self._link.consumer.cancel()
                     self._link.queue.delete()
-            except BrokerError:
-                # The broker is gone, and an unused mailbox expires by itself.
-                pass
+            except BrokerError as exc:
+                logger.debug("The mailbox is left to expire by itself: %s", exc)
         self._link.close()
 
 
@@ -314,9 +317,8 @@ class ReplyMailbox:
                     self._end_blocking_read()
                     link.consumer.cancel()
                     link.queue.delete()
-        except BrokerError:
-            # Without the broker there is nothing to delete from; the queue expires there.
-            pass
+        except BrokerError as exc:
+            logger.debug("The reply queue is left to expire by itself: %s", exc)
         self.listening = False
         link.close()
 

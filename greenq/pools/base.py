@@ -61,6 +61,9 @@ class Pool(Protocol):
         computes gets it from a signal whose handler looks at what it interrupted. Nobody else is ever hit.
         """
 
+    def nudge(self) -> None:
+        """Service thread, several times a second: chase endings that have not reached their task."""
+
     def resize(self, size: int) -> None:
         """Change the number of slots; never interrupts what runs. Floor 1."""
 

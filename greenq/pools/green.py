@@ -10,7 +10,7 @@ from typing import Any
 from greenq.exceptions import PoolClosed, PoolFull
 from greenq.model import Outcome, Request, Settle, State
 from greenq.pools.base import Capabilities, Done, Ending, Run
-from greenq.pools.interrupts import RETRY_EVERY, Interrupts
+from greenq.pools.interrupts import Interrupts
 from greenq.runtime.base import GreenRuntime
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ class GreenPool:
         """See Pool."""
         self._run = run
         self._done = done
-        self._interrupts.install()
-        self._runtime.isolated(self._chase, name="interrupts")
+        self._interrupts.install(self._runtime.thread())
 
     def serve(self) -> None:
         """See Pool. Green tasks run on the hub; the main greenlet only waits."""
@@ -87,6 +86,11 @@ class GreenPool:
         """See Pool."""
         self._interrupts.add(request, ending)
         self._runtime.call_soon(self._throw, request)
+        self._interrupts.nudge()
+
+    def nudge(self) -> None:
+        """See Pool."""
+        self._interrupts.nudge()
 
     def resize(self, size: int) -> None:
         """See Pool. Surplus slots end as they become idle."""
@@ -180,9 +184,3 @@ class GreenPool:
             ending = self._interrupts.take(request)
             if ending is not None:
                 slot.greenlet.throw(ending)
-
-    def _chase(self) -> None:
-        """Native thread: signal the main thread while an ending has not reached its task."""
-        while not self._closed or self._busy:
-            self._runtime.sleep(RETRY_EVERY)
-            self._interrupts.nudge()

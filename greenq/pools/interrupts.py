@@ -8,7 +8,6 @@ looks whether that is the task that was meant.
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -16,7 +15,6 @@ from greenq.model import Request
 from greenq.pools.base import Ending
 
 NUDGE = signal.SIGURG  # ignored by default everywhere, so a stray one does no harm
-RETRY_EVERY = 0.05  # seconds
 
 
 class Interrupts:
@@ -30,10 +28,11 @@ class Interrupts:
         """`running` names the request whose user code the main thread is in right now, if any."""
         self._running = running
         self._pending: dict[str, tuple[Request, Ending]] = {}
-        self._main = threading.main_thread().ident or 0
+        self._main = 0
 
-    def install(self) -> None:
-        """Install the handler; main thread only."""
+    def install(self, thread: int) -> None:
+        """Install the handler; main thread only, whose native identity `thread` is."""
+        self._main = thread
         signal.signal(NUDGE, self._on_nudge)
 
     def add(self, request: Request, ending: Ending) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from greenq.exceptions import PoolClosed, PoolFull
 from greenq.model import Outcome, Request, Settle, State
 from greenq.pools.base import Capabilities, Done, Ending, Run
-from greenq.pools.interrupts import RETRY_EVERY, Interrupts
+from greenq.pools.interrupts import Interrupts
 from greenq.runtime.threads import ThreadsRuntime
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,7 @@ class SoloPool:
         """See Pool."""
         self._run = run
         self._done = done
-        self._interrupts.install()
-        self._runtime.isolated(self._chase, name="interrupts")
+        self._interrupts.install(self._runtime.thread())
 
     def serve(self) -> None:
         """See Pool."""
@@ -68,6 +67,10 @@ class SoloPool:
         self._interrupts.add(request, ending)
         if self._current is request:
             self._interrupts.nudge()
+
+    def nudge(self) -> None:
+        """See Pool."""
+        self._interrupts.nudge()
 
     def resize(self, size: int) -> None:
         """See Pool. Solo has one slot by definition."""
@@ -118,12 +121,6 @@ class SoloPool:
             logger.exception("Settling request %s failed inside the worker.", request.id)
         if not self._busy:
             self._empty.set()
-
-    def _chase(self) -> None:
-        """Native thread: signal the main thread while an ending has not reached its task."""
-        while not self._closed or self._busy:
-            self._runtime.sleep(RETRY_EVERY)
-            self._interrupts.nudge()
 
 
 def make_runtime() -> ThreadsRuntime:

@@ -55,6 +55,9 @@ class Runtime(Protocol):
     def lock(self) -> AbstractContextManager[Any]:
         """Make a lock that fibers and threads may share."""
 
+    def thread(self) -> int:
+        """The native identity of the calling thread; patching hides it behind the greenlet's."""
+
 
 class GreenRuntime(Runtime, Protocol):
     """What a green pool needs besides: bare greenlets, parked and woken through the hub."""

@@ -127,6 +127,11 @@ class GeventRuntime:
         """See Runtime. gevent's own lock: fibers of one hub wait cooperatively, threads across hubs safely."""
         return threading.Lock()
 
+    def thread(self) -> int:
+        """See Runtime."""
+        ident: int = _get_ident()
+        return ident
+
     def greenlet(self, fn: Callable[..., object], *args: object) -> Any:
         """See GreenRuntime."""
         return greenlet(lambda: fn(*args), self._hub)

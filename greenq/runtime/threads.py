@@ -81,6 +81,10 @@ class ThreadsRuntime:
         """See Runtime."""
         return threading.Lock()
 
+    def thread(self) -> int:
+        """See Runtime."""
+        return threading.get_ident()
+
 
 def _guarded(name: str, fn: Callable[..., object], *args: object) -> None:
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -22,7 +21,8 @@ class StallWatch:
     """The service thread posts a call to the main hub and looks when it was made."""
 
     def __init__(self, runtime: Runtime, in_the_way: Callable[[], Request | None]) -> None:
-        """`in_the_way` names the request whose task has the main thread, if any."""
+        """`in_the_way` names the request whose task has the main thread, if any. Made in the main thread."""
+        self._main = runtime.thread()
         self._runtime = runtime
         self._in_the_way = in_the_way
         self._turned = time.monotonic()
@@ -40,7 +40,7 @@ class StallWatch:
         if lag > TOO_LONG and not self._said:
             self._said = True
             request = self._in_the_way()
-            frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001  (no other way)
+            frame = sys._current_frames().get(self._main)  # noqa: SLF001  (no other way)
             logger.warning(
                 "Nothing else ran for %.1f s: %s does not yield.\n%s",
                 lag,

@@ -153,6 +153,7 @@ class Worker:
 
     def _tick(self) -> None:
         self.stall.look()
+        self.pool.nudge()
         self.stopping.watch()
 
     def _say_ready(self) -> None:

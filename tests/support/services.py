@@ -16,7 +16,7 @@ from typing_extensions import Self
 from tests.support.processes import Process, free_port, listening, wait_for
 
 __all__ = [
-    "MissingServer",
+    "MissingServerError",
     "RabbitServer",
     "RedisServer",
     "find_program",
@@ -28,17 +28,17 @@ __all__ = [
 _ATTEMPTS = 3  # a free port can be taken by another process before the server binds it
 
 
-class MissingServer(AssertionError):
+class MissingServerError(AssertionError):
     """A server the tests need is not installed. A failure on purpose: a skip would hide half of the suite."""
 
 
 def find_program(name: str, package: str, *more: str) -> str:
-    """The path of a server's program; MissingServer with the command that installs it."""
+    """The path of a server's program; MissingServerError with the command that installs it."""
     for candidate in (name, *more):
         found = shutil.which(candidate)
         if found:
             return found
-    raise MissingServer(
+    raise MissingServerError(
         f"{name} is not installed; the tests start a private one. Run: sudo apt-get install {package}"
     )
 
@@ -200,7 +200,13 @@ class RabbitServer:
         if self._epmd is not None and self._epmd.running:
             return
         self._epmd_port = self._epmd_port or free_port()
-        argv = [find_program("epmd", "rabbitmq-server"), "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+        argv = [
+            find_program("epmd", "rabbitmq-server"),
+            "-port",
+            str(self._epmd_port),
+            "-address",
+            "127.0.0.1",
+        ]
         self._epmd = Process(argv, output=self.directory / "epmd.log", cwd=self.directory)
         self._epmd.start()
         wait_for(lambda: listening(self._epmd_port), 10, "epmd")

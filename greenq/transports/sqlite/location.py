@@ -42,8 +42,8 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None) -> Location:
         ConfigError: for anything else.
     """
     parts = urlsplit(url)
-    if parts.scheme != "sqlite" or parts.netloc:
-        raise ConfigError(f"{url!r}: write sqlite:////absolute/path or sqlite:///relative/path (mind the slashes)")
+    if parts.scheme != "sqlite" or parts.netloc or parts.fragment:
+        raise ConfigError(f"{url!r}: write sqlite:////absolute/path or sqlite:///relative/path (# and ? of a path as %23 and %3F)")
     name = unquote(parts.path)[1:]
     if not name or name == ":memory:" or name.endswith("/") or "\0" in name:
         raise ConfigError(f"{url!r} names no file: a broker that processes share needs one")

@@ -1,0 +1,268 @@
+"""Asking: the client of the control plane, for greenq's and Celery's workers alike."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from greenq.broker.mailbox import ReplyMailbox
+from greenq.broker.publisher import open_publisher
+from greenq.config import Settings
+from greenq.control.inspection import Inspect
+from greenq.exceptions import BrokerUnreachable
+from greenq.wire.control import LogicalClock, command_body, with_reply
+
+Reply = dict[str, Any]
+Destination = str | Sequence[str] | None
+_KEPT = 4  # mailboxes kept open between calls; more only while more calls run at once
+_FRESH = 8.0  # seconds: an unused one is not trusted longer, and its queue expires after 10
+
+
+class Broker(Protocol):
+    """Where an app's broker is."""
+
+    url: str
+
+
+class App(Protocol):
+    """What the client needs of an application."""
+
+    @property
+    def conf(self) -> Settings: ...
+    @property
+    def broker(self) -> Broker: ...
+
+
+@dataclass(slots=True)
+class _Kept:
+    mailbox: ReplyMailbox
+    pid: int
+    used: float
+
+
+class Control:
+    """Sends commands to workers and collects their replies.
+
+    Safe to use from several greenlets and threads of one hub: each call in progress has a connection and a reply
+    queue of its own, which are kept for the next call and deleted by `close` or when the process ends.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.clock = LogicalClock()
+        self._kept: deque[_Kept] = deque()
+        self._finalizer = weakref.finalize(self, _close_all, self._kept)
+
+    def broadcast(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        destination: Destination = None,
+        reply: bool = False,  # noqa: FBT001, FBT002  (Celery's signature)
+        timeout: float = 1.0,
+        limit: int | None = None,
+        callback: Callable[[Reply], object] | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+        **more: Any,
+    ) -> list[Reply] | None:
+        """Send a command to all workers, to those named, or to those whose name matches a glob.
+
+        Blocks until `limit` replies (by default the number of nodes named) are in or `timeout` seconds have
+        passed; without `reply`, until the broker has the command.
+
+        Args:
+            arguments: of the command; more may be given as keywords.
+            destination: node names, one or several.
+            callback: called with each reply as it comes in.
+            pattern: with `matcher` "glob"; Celery's workers know "pcre" too.
+
+        Returns:
+            The replies in the order of their arrival, {node: data} each; None without `reply`.
+
+        Raises:
+            BrokerUnreachable: the command may or may not have been sent.
+        """
+        nodes = [destination] if isinstance(destination, str) else list(destination or ())
+        body = command_body(
+            command, {**(arguments or {}), **more}, destination=nodes, pattern=pattern, matcher=matcher
+        )
+        if not reply:
+            with self._mailbox(lambda mailbox: mailbox.send(body, 0.0)):
+                return None
+        ticket = str(uuid.uuid4())
+        namespace = self.app.conf.control_exchange
+
+        def ask(mailbox: ReplyMailbox) -> None:
+            mailbox.listen()
+            mailbox.send(with_reply(body, ticket, mailbox.key, namespace), timeout)
+
+        with self._mailbox(ask) as mailbox:
+            enough = limit or len(nodes) or None
+            return _collect(mailbox, ticket, timeout, enough, callback)
+
+    @contextmanager
+    def _mailbox(self, ask: Callable[[ReplyMailbox], None]) -> Iterator[ReplyMailbox]:
+        """Send through a kept mailbox or a new one; an idle connection may have died, so a kept one gets one more try."""
+        mailbox = self._take()
+        try:
+            if mailbox is not None:
+                try:
+                    ask(mailbox)
+                except BrokerUnreachable:
+                    mailbox.close()
+                    mailbox = None
+            if mailbox is None:
+                mailbox = ReplyMailbox(self.app.broker.url, self.app.conf, self.clock)
+                ask(mailbox)
+            yield mailbox
+        except BaseException:
+            if mailbox is not None:
+                mailbox.close()
+            raise
+        self._keep(mailbox)
+
+    def _take(self) -> ReplyMailbox | None:
+        while self._kept:
+            try:
+                kept = self._kept.pop()
+            except IndexError:
+                return None
+            if kept.pid != os.getpid():
+                continue  # a fork's copy: the socket is the parent's
+            if time.monotonic() - kept.used < _FRESH:
+                return kept.mailbox
+            kept.mailbox.close()
+        return None
+
+    def _keep(self, mailbox: ReplyMailbox) -> None:
+        if len(self._kept) >= _KEPT:
+            mailbox.close()
+        else:
+            self._kept.append(_Kept(mailbox, os.getpid(), time.monotonic()))
+
+    def close(self) -> None:
+        """Delete the reply queues and let go of the connections. The client may be used again."""
+        _close_all(self._kept)
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def inspect(
+        self,
+        destination: Destination = None,
+        timeout: float = 1.0,
+        callback: Callable[[Reply], object] | None = None,
+        limit: int | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> Inspect:
+        """Make an object whose methods ask for one thing each and return {node: data}, or None."""
+
+        def ask(command: str, arguments: Mapping[str, Any], nodes: Destination) -> list[Reply] | None:
+            return self.broadcast(
+                command,
+                arguments,
+                destination=nodes or destination,
+                reply=True,
+                timeout=timeout,
+                limit=limit,
+                callback=callback,
+                pattern=pattern,
+                matcher=matcher,
+            )
+
+        return Inspect(ask)
+
+    def ping(self, destination: Destination = None, timeout: float = 1.0, **options: Any) -> list[Reply]:
+        """Ask who is there: [{node: {"ok": "pong"}}]."""
+        return self.broadcast("ping", destination=destination, reply=True, timeout=timeout, **options) or []
+
+    def revoke(
+        self,
+        task_id: str | Sequence[str],
+        destination: Destination = None,
+        terminate: bool = False,  # noqa: FBT001, FBT002  (Celery's signature)
+        signal: str | int = "SIGTERM",
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Never start the tasks of these ids; with `terminate`, end those that run."""
+        ids = task_id if isinstance(task_id, str) else list(task_id)
+        arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke", arguments, destination=destination, **options)
+
+    def terminate(
+        self,
+        task_id: str | Sequence[str],
+        destination: Destination = None,
+        signal: str | int = "SIGTERM",
+        **options: Any,
+    ) -> list[Reply] | None:
+        """End the tasks of these ids though they run."""
+        return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **options)
+
+    def rate_limit(
+        self, task_name: str, rate_limit: str | float | None, destination: Destination = None, **options: Any
+    ) -> list[Reply] | None:
+        """Set how often tasks of a type may start: 5, "10/s", "200/m", "5/h"; 0 or None lifts the limit."""
+        arguments = {"task_name": task_name, "rate_limit": rate_limit}
+        return self.broadcast("rate_limit", arguments, destination=destination, **options)
+
+    def shutdown(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Stop workers warmly; they never answer this."""
+        return self.broadcast("shutdown", {}, destination=destination, **options)
+
+    def purge(self, queues: Sequence[str] | None = None) -> int:
+        """Delete what waits in the queues, by default all the app knows; returns how many messages."""
+        names = known_queues(self.app.conf) if queues is None else queues
+        publisher = open_publisher(self.app.broker.url, self.app.conf)
+        try:
+            return sum(publisher.purge(name) for name in names)
+        finally:
+            publisher.close()
+
+    discard_all = purge
+
+
+def known_queues(conf: Settings) -> list[str]:
+    """The queues the settings name: those of `task_queues`, else the default queue."""
+    queues = conf.task_queues
+    if not queues:
+        return [conf.task_default_queue]
+    return [queue if isinstance(queue, str) else queue.name for queue in queues]
+
+
+def _collect(
+    mailbox: ReplyMailbox,
+    ticket: str,
+    timeout: float,
+    enough: int | None,
+    callback: Callable[[Reply], object] | None,
+) -> list[Reply]:
+    replies: list[Reply] = []
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        for reply in mailbox.receive(ticket, left):
+            replies.append(reply)
+            if callback is not None:
+                callback(reply)
+            if len(replies) == enough:
+                return replies
+    return replies
+
+
+def _close_all(kept: deque[_Kept]) -> None:
+    while kept:
+        one = kept.pop()
+        if one.pid == os.getpid():
+            one.mailbox.close()

@@ -1,0 +1,152 @@
+"""The panel: the only thing a command sees of the worker it runs in, and how a verb reaches the main hub."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from greenq.exceptions import ControlError
+from greenq.model import Request
+from greenq.runtime.base import Runtime
+from greenq.wire.control import LogicalClock
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Accepted(ControlError):
+    """Ends a command whose verb waits for the main hub: the verb takes effect as soon as the hub turns.
+
+    The listener makes it the reply; a command that has more to say may catch it. `blocker` names the task in
+    the way, "" if none is known.
+    """
+
+    def __init__(self, blocker: str = "") -> None:
+        super().__init__(blocker)
+        self.blocker = blocker
+
+    def __str__(self) -> str:
+        return f"accepted: takes effect when {self.blocker or 'the main hub'} yields"
+
+
+class Scheduled(NamedTuple):
+    """One request that waits for its ETA."""
+
+    eta: float  # unix seconds
+    request: Request
+
+
+class Panel(Protocol):
+    """What a command may see and do.
+
+    Everything is called from the service thread, several commands at a time. The first group returns snapshots
+    and never waits for the main hub. Verbs may raise `Accepted`; whatever they raise else is an error reply.
+    """
+
+    hostname: str  # the node's full name
+    app: Any  # the application: `.main`, `.conf` (Settings), `.tasks` (name -> task)
+    clock: LogicalClock
+
+    def active(self) -> Sequence[Request]:
+        """What runs now."""
+
+    def reserved(self) -> Sequence[Request]:
+        """Received and not running: ready, or waiting for a rate limit; without what waits for its ETA."""
+
+    def scheduled(self) -> Sequence[Scheduled]:
+        """What waits for its ETA."""
+
+    def find(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, Request]]:
+        """Those of the ids that are here: id -> ("active", "reserved", "scheduled" or "ready", request)."""
+
+    def revoked(self) -> list[str]:
+        """The revoked ids, oldest first."""
+
+    def arguments(self, request: Request) -> tuple[list[Any], dict[str, Any]]:
+        """Decode the body of a request: (args, kwargs). Raises MessageError when it cannot be read."""
+
+    def acknowledged(self, request: Request) -> bool:
+        """Has the broker been told that the request is done or taken (early ack)?"""
+
+    def worker_pid(self, request: Request) -> int | None:
+        """The process it runs in; None while it waits."""
+
+    def totals(self) -> Mapping[str, int]:
+        """Tasks started so far, by the name people see."""
+
+    def uptime(self) -> float:
+        """Seconds since the worker started."""
+
+    def pool(self) -> dict[str, Any]:
+        """The pool object of `stats` (wire.md 3.5)."""
+
+    def broker(self) -> dict[str, Any]:
+        """The broker object of `stats`: `broker.connections.describe(url, conf)`."""
+
+    def prefetch_count(self) -> int:
+        """How many deliveries may be unsettled now."""
+
+    def queues(self) -> list[dict[str, Any]]:
+        """What is consumed, as QUEUE_INFO objects (wire.md 3.4); [] when not consuming."""
+
+    def post(self, verb: Callable[..., T], *args: object) -> T:
+        """Run `verb(*args)` on the main hub and return what it returns; see `MainHub`."""
+
+    def revoke(self, task_ids: Sequence[str]) -> None:
+        """Never start these; takes effect at once, from the calling thread."""
+
+    def terminate(self, task_ids: Sequence[str], signal: int) -> list[str]:
+        """End those that run here; returns their ids."""
+
+    def rate_limit(self, task_name: str, limit: str | float | None) -> None:
+        """Set a task's rate limit (any value that `greenq.rates.parse_rate` reads); None lifts it."""
+
+    def shutdown(self, reason: str) -> None:
+        """Begin a warm stop; returns at once."""
+
+
+class MainHub:
+    """Posts verbs to the main hub from the service thread.
+
+    Only a deque and the loop's own bell cross between hubs: green events and queues lose wake-ups there. So the
+    caller looks for its answer, more and more rarely, and lets the other fibers of its hub run meanwhile.
+    """
+
+    def __init__(self, runtime: Runtime, blocker: Callable[[], str], patience: float = 1.0) -> None:
+        """`blocker` names the task that computes on the main hub now; `patience` is in seconds."""
+        self._runtime = runtime
+        self._blocker = blocker
+        self._patience = patience
+
+    def post(self, verb: Callable[..., T], *args: object) -> T:
+        """Run `verb(*args)` on the main hub and return what it returns or raise what it raises.
+
+        Raises:
+            Accepted: when the hub has not turned in time; the verb runs when it does, its result is dropped.
+        """
+        answer: list[T] = []
+        failure: list[Exception] = []
+        waiting = [True]
+
+        def apply() -> None:
+            try:
+                answer.append(verb(*args))
+            except Exception as exc:
+                failure.append(exc)
+                if not waiting:
+                    logger.exception("A command that had been accepted failed.")
+
+        self._runtime.call_soon(apply)
+        deadline = time.monotonic() + self._patience
+        pause = 0.0005
+        while not answer and not failure:
+            if time.monotonic() >= deadline:
+                waiting.clear()
+                raise Accepted(self._blocker())
+            self._runtime.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        if failure:
+            raise failure[0]
+        return answer[0]
