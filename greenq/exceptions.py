@@ -39,6 +39,7 @@ An error says whose fault it is and what to do next.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 
 class GreenqError(Exception):
@@ -186,7 +187,8 @@ class TaskControl(GreenqError):
 class Retry(TaskControl):
     """The task asked to be run again; raised by `Task.retry`.
 
-    `when` is a number of seconds from now, a moment, or None.
+    `when` is a number of seconds from now, a moment, or None. `follow_up` is the message that runs it again
+    (a `model.TaskMessage`), published by the worker together with the ack; None if there is none to publish.
     """
 
     def __init__(
@@ -199,6 +201,7 @@ class Retry(TaskControl):
         self.message = message
         self.exc = exc
         self.when = when
+        self.follow_up: Any = None
 
     def __str__(self) -> str:
         if self.message:

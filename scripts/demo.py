@@ -171,7 +171,7 @@ def survive_kill(found: Project, worker: subprocess.Popen[bytes]) -> list[Any]:
     wait_until(lambda: len(found.counted("done", numbers)) == KILLED, 60, "the second worker to finish them")
     say(
         f"kill -9 with {left} running",
-        f"a second worker (ready in {ready:.2f} s) had started all {left} again after {again:.1f} s and finished them",
+        f"all {left} started again after {again:.1f} s by a second worker (ready in {ready:.2f} s), and finished",
     )
     return results
 

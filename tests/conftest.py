@@ -6,6 +6,7 @@ Nothing here patches: whatever needs gevent or eventlet runs in a child process.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,22 @@ from tests.support.node import CeleryNode, Node, celery_node
 from tests.support.services import RabbitServer, RedisServer
 
 N = TypeVar("N", bound=Node)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skipped: green with half of the suite left out is the classic trap."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests of each room passed."""
+    passed = (report.nodeid.split("/") for report in terminalreporter.stats.get("passed", []))
+    rooms = Counter(parts[1] if len(parts) > 2 else "others" for parts in passed)
+    terminalreporter.write_line("   ".join(f"{room} {count} ok" for room, count in sorted(rooms.items())))
+    for report in terminalreporter.stats.get("skipped", []):
+        terminalreporter.write_line(f"skipped, which counts as failed: {report.nodeid}", red=True)
 
 
 @pytest.fixture(scope="session")

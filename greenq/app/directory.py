@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -17,11 +17,11 @@ class SharedDefinition:
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
         self.function = function
         self.options = options
-        self.tasks: WeakKeyDictionary[GreenQ, Task[..., Any]] = WeakKeyDictionary()
+        self.tasks: MutableMapping[GreenQ, Task[..., Any]] = WeakKeyDictionary()
 
     def register(self, app: GreenQ) -> None:
         """Make it a task of that app."""
-        self.tasks[app] = app.task(**self.options)(self.function)
+        self.tasks[app] = app.register(self.function, self.options)
 
 
 class Directory:

@@ -198,14 +198,14 @@ def annotated(conf: Settings, task_name: str) -> dict[str, Any]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """": did you mean x?" for the nearest known name, or nothing."""
+    """Say `: did you mean x?` for the nearest known name, or nothing."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f": did you mean {near[0]}?" if near else ""
 
 
 def _checked_value(task_name: str, name: str, value: Any) -> Any:
     if name not in KNOWN:
-        reason = _NOT_HERE.get(name.split("_")[0] if name.startswith("pydantic") else name)
+        reason = _NOT_HERE.get("pydantic" if name.startswith("pydantic") else name)
         hint = f": {reason}" if reason else suggestion(name, [*KNOWN, "name", "bind"])
         raise TypeError(f"task {task_name}: there is no option {name!r}{hint}")
     if value is None:

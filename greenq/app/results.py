@@ -1,4 +1,4 @@
-"""Handles on results: AsyncResult for one task, GroupResult for several, EagerResult for one that ran at once."""
+"""Handles on results: of one task, of several sent together, and of one that ran at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from greenq.app.directory import APPS
 from greenq.context import current
 from greenq.exceptions import ResultTimeout
 from greenq.model import State
-from greenq.wire.results import Meta, decode_meta
+from greenq.wire.results import Meta
 
 if TYPE_CHECKING:
     from greenq.app.base import GreenQ
@@ -39,7 +39,12 @@ def allow_join_result() -> Iterator[None]:
 def refuse_join() -> None:
     """Raise RuntimeError inside a task that runs on a worker, unless `allow_join_result` is in force."""
     context = current.get()
-    if context is not None and not context.is_eager and not context.called_directly and not _join_allowed.get():
+    if (
+        context is not None
+        and not context.is_eager
+        and not context.called_directly
+        and not _join_allowed.get()
+    ):
         raise RuntimeError(
             "a task must not wait for another task's result: when every slot waits, nothing runs any more. "
             "Use link=, or `with allow_join_result():` if you know that a slot is left"
@@ -53,7 +58,7 @@ class AsyncResult(Generic[R]):
     """
 
     def __init__(self, id: str, app: GreenQ | None = None, parent_id: str | None = None) -> None:  # noqa: A002
-        if not isinstance(id, str) or not id:
+        if not isinstance(id, str) or not id:  # type: ignore[redundant-expr]  # not every caller is typed
             raise ValueError(f"a task id is text and not empty, not {id!r}")
         self.id = id
         self._app = app
@@ -63,7 +68,7 @@ class AsyncResult(Generic[R]):
     @property
     def app(self) -> GreenQ:
         """The app whose result store is asked: its own, else the current one."""
-        return self._app or APPS.current()
+        return APPS.current() if self._app is None else self._app
 
     @property
     def task_id(self) -> str:
@@ -84,7 +89,7 @@ class AsyncResult(Generic[R]):
         if self._meta is None:
             app = self.app
             payload = app.results.wait(self.id, self._is_ready, timeout)
-            self._meta = decode_meta(payload, app.result_accept)
+            self._meta = app.producer.decode(payload)
         if propagate:
             self.maybe_throw()
         return cast("R", self._meta.result)
@@ -130,10 +135,12 @@ class AsyncResult(Generic[R]):
         return None if meta is None else meta.traceback
 
     @property
-    def date_done(self) -> datetime | str | None:
+    def date_done(self) -> datetime | None:
         """When the task ended."""
         meta = self._read()
-        return None if meta is None else meta.date_done
+        if meta is None or not meta.date_done:
+            return None
+        return datetime.fromisoformat(meta.date_done.replace("Z", "+00:00"))
 
     @property
     def children(self) -> list[AsyncResult[Any]]:
@@ -160,13 +167,13 @@ class AsyncResult(Generic[R]):
             return self._meta
         app = self.app
         payload = app.results.read([self.id])[0]
-        meta = decode_meta(payload, app.result_accept) if payload is not None else None
+        meta = app.producer.decode(payload) if payload is not None else None
         if meta is not None and meta.status in State.READY:
             self._meta = meta
         return meta
 
     def _is_ready(self, payload: bytes) -> bool:
-        return decode_meta(payload, self.app.result_accept).status in State.READY
+        return self.app.producer.decode(payload).status in State.READY
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult):
@@ -188,9 +195,9 @@ class EagerResult(AsyncResult[R]):
 
     def __init__(self, id: str, result: Any, state: str, traceback: str | None = None) -> None:  # noqa: A002
         super().__init__(id)
-        self._meta = Meta(state, result, traceback, [], None, id)
+        self._meta = Meta(state, result, traceback, [], None, id, {})
 
-    def get(self, timeout: float | None = None, *, propagate: bool = True) -> R:  # noqa: ARG002
+    def get(self, timeout: float | None = None, *, propagate: bool = True) -> R:
         """Return the result, or raise what the task raised; never waits."""
         if propagate:
             self.maybe_throw()

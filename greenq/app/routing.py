@@ -1,4 +1,4 @@
-"""Where a task's message goes: the settings task_routes and task_queues, and the options of a call (wire.md 5.7)."""
+"""Where a task's message goes: by task_routes, task_queues and the options of a call (wire.md 5.7)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class QueueDef(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where one message is published; an empty exchange means straight to the queue named by `routing_key`."""
+    """Where one message is published; without an exchange, straight to the queue named by `routing_key`."""
 
     exchange: str
     routing_key: str
@@ -222,4 +222,6 @@ def _as_route(value: Any, name: str) -> Route | None:
         return value
     if isinstance(getattr(value, "name", None), str):
         return {"queue": value}
-    raise ConfigError(f"setting task_routes: the route of {name!r} is {value!r}: write a queue name or a dict")
+    raise ConfigError(
+        f"setting task_routes: the route of {name!r} is {value!r}: write a queue name or a dict"
+    )

@@ -1,4 +1,4 @@
-"""Signatures: a task, its arguments and its options as data, to be sent later, linked or grouped (wire.md 5.6)."""
+"""Signatures: a task, its arguments and options as data, to be sent, linked or grouped (wire.md 5.6)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Signature(dict[str, Any]):
     @property
     def app(self) -> GreenQ:
         """The app it is sent by: the one of its task, else the current one."""
-        return self._app or APPS.current()
+        return APPS.current() if self._app is None else self._app
 
     def merged(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -93,6 +93,14 @@ class Signature(dict[str, Any]):
         if self.immutable:
             return list(self.args), dict(self.kwargs), own
         return [*args, *self.args], {**self.kwargs, **(kwargs or {})}, own
+
+    def plain(self) -> dict[str, Any]:
+        """A plain dict for the wire, linked signatures included: some serializers refuse a subclass."""
+        options = dict(self.options)
+        for key in ("link", "link_error"):
+            if options.get(key):
+                options[key] = [as_signature(each).plain() for each in _as_list(options[key])]
+        return {**self, "options": options}
 
     def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any

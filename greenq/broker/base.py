@@ -41,6 +41,9 @@ class Consumer(Protocol):
     def reclaim(self) -> int:
         """Give back what dead workers held; returns how many messages."""
 
+    def release(self) -> None:
+        """Let go of the connection that `renew` and `reclaim` use; called in the thread that used it."""
+
     def beat(self) -> None:
         """Keep the connection alive; called every second from a native thread, also while the hub computes."""
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from greenq._speedups import Malformed, decode_envelope
 from greenq.broker.stores import blocks_in_c, open_store
-from greenq.broker.topology import queue_info
+from greenq.broker.queueinfo import queue_info
 from greenq.model import Rejected, Request, Settlement
 from greenq.runtime.base import Runtime
 from greenq.transports.base import Delivery, Store
@@ -76,6 +76,10 @@ class BatchedConsumer:
         """See Consumer."""
         return self._keeper.reclaim()
 
+    def release(self) -> None:
+        """See Consumer."""
+        self._keeper.close()
+
     def beat(self) -> None:
         """See Consumer. Nothing to do: leases say that this worker lives, not connections."""
 
@@ -96,7 +100,7 @@ class BatchedConsumer:
 
     def close(self) -> None:
         """See Consumer. What is still claimed comes back with the owner's lease; the outbox gave the rest back."""
-        for store in (self._source, self._sink, self._keeper):
+        for store in (self._source, self._sink):
             store.close()
 
 

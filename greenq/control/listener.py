@@ -10,7 +10,8 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from greenq.broker.mailbox import NodeMailbox
 from greenq.config import Settings
@@ -29,12 +30,6 @@ _BEAT = 1.0  # seconds between looks at the connection's health
 _MAX_PAUSE = 5.0  # seconds between two attempts to connect
 _MIN_PAUSE = 0.1
 _MAX_RUNNING = 64  # commands that may run beside the listener
-
-
-class Stop(Protocol):
-    """What tells the listener to end; any thread may set it."""
-
-    def is_set(self) -> bool: ...
 
 
 class Listener:
@@ -59,12 +54,12 @@ class Listener:
         # Fibers of the same hub (or threads, with the solo pool) append; only the listener pops and sends.
         self._answers: deque[tuple[ControlFrame, object]] = deque()
 
-    def run(self, stop: Stop) -> None:
-        """Listen until `stop` is set. Blocks; call it in the service thread."""
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Listen until `stopped`, which is asked several times a second. Blocks; call it in the service thread."""
         failures = 0
-        while not stop.is_set():
+        while not stopped():
             try:
-                self._session(stop)
+                self._session(stopped)
                 failures = 0
             except BrokerError as exc:
                 failures = 0 if self.connected else failures
@@ -75,23 +70,23 @@ class Listener:
                 failures += 1
                 logger.exception("The control listener starts again after an error.")
             self.connected = False
-            if not stop.is_set():
-                self._pause(stop, failures)
+            if not stopped():
+                self._pause(stopped, failures)
 
-    def _pause(self, stop: Stop, failures: int) -> None:
+    def _pause(self, stopped: Callable[[], bool], failures: int) -> None:
         # Jitter: a fleet that lost its broker at one moment must not come back at one moment.
         longest = min(_MAX_PAUSE, _MIN_PAUSE * 2 ** min(failures, 10))
         until = time.monotonic() + random.uniform(_MIN_PAUSE, longest)  # noqa: S311
-        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+        while not stopped() and (left := until - time.monotonic()) > 0:
             self._runtime.sleep(min(left, _IDLE))
 
-    def _session(self, stop: Stop) -> None:
+    def _session(self, stopped: Callable[[], bool]) -> None:
         mailbox = NodeMailbox(self._url, self._conf, self._hostname, self._panel.clock, self._reject)
         try:
             mailbox.open()
             self.connected = True
             beaten = time.monotonic()
-            while not stop.is_set():
+            while not stopped():
                 for frame in mailbox.read(_BUSY if self._running or self._answers else _IDLE):
                     self._handle(frame)
                 self._send_answers(mailbox)
@@ -99,7 +94,7 @@ class Listener:
                     mailbox.beat()
                     beaten = time.monotonic()
         finally:
-            mailbox.close(forget=stop.is_set())
+            mailbox.close(forget=stopped())
 
     def _send_answers(self, mailbox: NodeMailbox) -> None:
         while self._answers:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from contextvars import Context
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenq.app.task import Task
-from greenq.context import TaskContext
+from greenq.context import TaskContext, current
 from greenq.exceptions import (
     ColdStop,
     HardTimeLimit,
@@ -48,7 +49,7 @@ def outcome_of(
     if isinstance(error, HardTimeLimit):
         return _end(executor, task, context, request, TimeLimitExceeded(*error.args), text="", on_timeout=True)
     if not isinstance(error, Retry):
-        retry = _autoretry(task, error)
+        retry = _autoretry(task, context, error)
         if retry is None:
             return failed(executor, task, context, request, error)
         error = retry
@@ -118,12 +119,17 @@ def _rejected(
     return outcome
 
 
-def _autoretry(task: Task[..., Any], error: BaseException) -> BaseException | None:
+def _autoretry(task: Task[..., Any], context: TaskContext, error: BaseException) -> BaseException | None:
     """The retry the task's options ask for, what exceeding them raises, or None if they do not apply."""
     try:
-        return task.autoretry(error)
+        return Context().run(_asked, task, context, error)
     except Exception as exceeded:
         return exceeded
+
+
+def _asked(task: Task[..., Any], context: TaskContext, error: BaseException) -> BaseException | None:
+    current.set(context)  # the run's own context is gone with it, and a retry is made of `self.request`
+    return task.autoretry(error)
 
 
 def _retried(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import select
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from greenq.exceptions import ConfigError
+from greenq.model import TaskMessage
 
 
 class QueueMismatch(ConfigError):
@@ -18,8 +19,8 @@ class QueueMismatch(ConfigError):
 
     def __init__(self, queue: str, argument: str, current: str, detail: str) -> None:
         super().__init__(
-            f"queue {queue!r} exists with another {argument} ({current or 'none'}): "
-            f"change the setting or delete the queue; the broker says: {detail}"
+            f"queue {queue!r} exists with {argument} = {current or 'none'}: "
+            f"change the setting or delete the queue ({detail})"
         )
         self.queue = queue
         self.argument = argument
@@ -59,10 +60,12 @@ class Link(Protocol):
     """One connection with its consumers. A lost link is never mended: close it and open another.
 
     `wait`, `take`, `declare` and `close` belong to one owner fiber. The rest may be called from any fiber or
-    thread, and waits for nobody but the socket. All raise BrokerUnreachable when the connection is gone.
+    thread. All raise BrokerUnreachable when the connection is gone.
     """
 
-    shared_prefetch: bool  # one count for all consumers, to be changed at any time
+    @property
+    def shared_prefetch(self) -> bool:
+        """Whether one count holds for all consumers together, so that it can change without cost."""
 
     def declare(self, queue: Any) -> None:
         """Declare a kombu.Queue with its exchange and binding.
@@ -70,6 +73,9 @@ class Link(Protocol):
         Raises:
             QueueMismatch: it exists with other arguments; what is consumed already is not disturbed.
         """
+
+    def unshare_prefetch(self) -> None:
+        """Give every consumer a count of its own, as quorum queues require; before they are consumed."""
 
     def consume(self, queue: str, arguments: Mapping[str, Any]) -> None:
         """Begin to receive from a queue that exists."""
@@ -98,7 +104,7 @@ class Link(Protocol):
     def requeue(self, tag: str | int) -> bool:
         """Give one back; False if it was not to be settled any more."""
 
-    def cancelled(self) -> list[str]:
+    def withdrawn(self) -> list[str]:
         """Queues the broker has taken from us (deleted, most likely) since the last call."""
 
     def beat(self) -> None:
@@ -108,44 +114,94 @@ class Link(Protocol):
         """Let go: what is unsettled goes back to the broker. Closing twice is legal."""
 
 
+class Receipt(NamedTuple):
+    """What became of the messages that are not confirmed; empty when all are in the broker."""
+
+    unroutable: list[TaskMessage]  # no queue is bound where they were sent; they are nowhere
+    refused: list[TaskMessage]  # the broker said no (full, or failing inside); they are nowhere
+    unknown: list[TaskMessage]  # the connection broke or fell silent; in order
+    cause: Exception | None = None  # of `unknown`
+
+
+class Sender(Protocol):
+    """One connection for publishing; one owner at a time. Once it raises it is closed and replaced."""
+
+    def ready(self, timeout: float) -> None:
+        """Look at the connection before anything is written to it.
+
+        Raises:
+            BrokerUnreachable: it is gone.
+            BrokerPaused: the broker takes nothing, and did not begin to within `timeout` seconds.
+        """
+
+    def declare(self, queue: Any) -> None:
+        """As `Link.declare`."""
+
+    def require(self, exchange: str) -> None:
+        """Raise ConfigError if no exchange has that name, where the transport can tell."""
+
+    def prepare(self, message: TaskMessage, *, mandatory: bool) -> Any:
+        """Encode it for `send`. With `mandatory`, it is reported when no queue takes it.
+
+        Raises:
+            MalformedMessage: a header or property that the transport cannot carry.
+        """
+
+    def send(self, messages: Sequence[tuple[TaskMessage, Any]], timeout: float) -> Receipt:
+        """Put prepared messages into the broker, in order; wait until the fate of each is known or time is up."""
+
+    def purge(self, queue: str) -> int:
+        """Delete what is ready in the queue; how many."""
+
+    def length(self, queue: str) -> int:
+        """How many are ready in the queue; 0 for one that does not exist."""
+
+    def close(self) -> None:
+        """Let go of the connection. Closing twice is legal."""
+
+
 class Doorbell:
-    """A pipe that ends a wait for sockets, from any thread, and is remembered if nobody waits."""
+    """Ends a wait for a socket, from any thread; remembered if nobody waits.
+
+    Sockets, not a pipe: to ring after `close` is then an error of this object, not a byte in somebody's file.
+    """
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._inside, self._outside = socket.socketpair()
+        self._inside.settimeout(0.0)
+        self._outside.settimeout(0.0)
 
     def ring(self) -> None:
-        """Wake the waiter."""
+        """Wake the waiter. Without effect after `close`, or while an earlier ring is not heard yet."""
         try:
-            os.write(self._write, b"!")
-        except BlockingIOError:
-            return  # full: it is ringing already
+            self._outside.send(b"!")
+        except OSError:
+            return
 
     def wait(self, timeout: float, sock: int | None = None, *, writing: bool = False) -> bool:
         """Wait for the bell, for bytes on `sock`, or with `writing` for room on it; True if the bell rang."""
-        _wait(self._read, sock, timeout, writing)
+        wait_for_io(self._inside.fileno(), sock, max(0.0, timeout), writing=writing)
         try:
-            return bool(os.read(self._read, 4096))
+            return bool(self._inside.recv(4096))
         except BlockingIOError:
             return False
 
     def close(self) -> None:
-        """Give the descriptors back; once."""
-        os.close(self._read)
-        os.close(self._write)
+        """Give the descriptors back."""
+        self._inside.close()
+        self._outside.close()
 
 
-def _wait(bell: int, sock: int | None, timeout: float, writing: bool) -> None:  # noqa: FBT001  (internal)
-    # gevent makes select.poll cooperative; eventlet takes it away and has select.select instead.
+def wait_for_io(first: int, second: int | None, timeout: float, *, writing: bool) -> None:
+    """Wait until one of two descriptors is readable, with `writing` also until the second is writable."""
+    # gevent makes select.poll cooperative; eventlet takes it away and leaves select.select.
     poll = getattr(select, "poll", None)
     if poll is None:
-        reads = [bell] if sock is None else [bell, sock]
-        select.select(reads, [sock] if writing and sock is not None else [], [], max(0.0, timeout))
+        reads = [first] if second is None else [first, second]
+        select.select(reads, [second] if writing and second is not None else [], [], timeout)
         return
     poller = poll()
-    poller.register(bell, select.POLLIN)
-    if sock is not None:
-        poller.register(sock, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
-    poller.poll(max(0.0, timeout) * 1000)
+    poller.register(first, select.POLLIN)
+    if second is not None:
+        poller.register(second, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+    poller.poll(timeout * 1000)

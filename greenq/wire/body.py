@@ -7,14 +7,16 @@ from base64 import b64decode
 from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from greenq.exceptions import MalformedMessage
 from greenq.model import Request
 from greenq.wire.compression import compress, decompress
-from greenq.wire.serializers import Accept, dumps, loads
+from greenq.wire.serializers import Accept, dumps, loads_checked
 
 EMBED_LISTS = ("callbacks", "errbacks", "chain")
+_NOTHING_NEXT = MappingProxyType({"callbacks": None, "errbacks": None, "chain": None, "chord": None})
 MAX_SIGNATURES = 10_000
 
 # Strict: what is no base64 is a broken message, not one with a few bytes less.
@@ -65,7 +67,7 @@ def decode_body(request: Request, accept: Accept) -> tuple[list[Any], dict[str, 
         MalformedMessage: `body_encoding`, `compression`, `body_decode` or `body_shape`.
     """
     value = decode_value(request, accept)
-    if isinstance(value, dict):
+    if request.protocol == 1 or (isinstance(value, dict) and "args" in value):
         return _decode_object(value)
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         raise MalformedMessage("body_shape", "the body is not [args, kwargs, embed]")
@@ -89,20 +91,27 @@ def decode_value(request: Request, accept: Accept) -> Any:
         if not data:
             raise MalformedMessage("body_shape", "the body is empty")
     if request.compression:
-        # A body that came as text though it is compressed holds one character a byte.
-        raw = data if isinstance(data, bytes) else data.encode("latin-1", "replace")
+        raw = data if isinstance(data, bytes) else data.encode("utf-8", "replace")
         data = decompress(raw, request.compression)
-    return loads(data, request.content_type, accept)
+    return loads_checked(data, request.content_type)
 
 
-def _decode_object(body: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    embed = {"callbacks": body.get("callbacks"), "errbacks": body.get("errbacks"), "chord": body.get("chord")}
+def _decode_object(body: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    if not isinstance(body, dict):
+        raise MalformedMessage("body_shape", "the body of a protocol 1 message is not an object")
     args, kwargs = body.get("args"), body.get("kwargs")
-    return _arguments([] if args is None else args), _keywords({} if kwargs is None else kwargs), _embedded(embed)
+    embed = {key: body.get(key) for key in ("callbacks", "errbacks", "chord")}
+    return (
+        _arguments([] if args is None else args),
+        _keywords({} if kwargs is None else kwargs),
+        _embedded(embed),
+    )
 
 
 def _arguments(args: Any) -> list[Any]:
-    if isinstance(args, (list, tuple)):
+    if isinstance(args, list):
+        return args
+    if isinstance(args, tuple):
         return list(args)
     raise MalformedMessage("body_shape", f"args is not a list but {type(args).__name__}")
 
@@ -114,12 +123,14 @@ def _keywords(kwargs: Any) -> dict[str, Any]:
 
 
 def _embedded(embed: dict[str, Any]) -> dict[str, Any]:
+    if embed == _NOTHING_NEXT:
+        return {}
     known: dict[str, Any] = {}
     for key in EMBED_LISTS:
         signatures = embed.get(key)
         if signatures is None:
             continue
-        if not isinstance(signatures, (list, tuple)) or not all(isinstance(each, dict) for each in signatures):
+        if not isinstance(signatures, (list, tuple)) or not all(isinstance(s, dict) for s in signatures):
             raise MalformedMessage("body_shape", f"{key} is not a list of signatures")
         if len(signatures) > MAX_SIGNATURES:
             raise MalformedMessage("body_shape", f"{key} holds more than {MAX_SIGNATURES} signatures")

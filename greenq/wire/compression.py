@@ -12,6 +12,16 @@ from kombu import compression as kombu_compression
 
 from greenq.exceptions import ConfigError, MalformedMessage
 
+# Both are optional to kombu, which imports them at this moment too.
+try:
+    import brotli  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    brotli = None
+try:
+    from backports import zstd  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    zstd = None
+
 GZIP = "application/x-gzip"  # in truth a zlib container, without gzip's header
 BZIP2 = "application/x-bz2"
 LZMA = "application/x-lzma"
@@ -63,7 +73,10 @@ def decompress(data: bytes, mime: str) -> bytes:
     method = _NAMES.get(mime, mime)
     limit = min(MAX_OUTPUT, max(FREE_OUTPUT, MAX_RATIO * len(data)))
     try:
-        output = _expand_brotli(data, limit) if method == BROTLI else _expand(_decompressor(method), data, limit)
+        if method == BROTLI and brotli is not None:
+            output = _expand_brotli(data, limit)
+        else:
+            output = _expand(_decompressor(method), data, limit)
     except MalformedMessage:
         raise
     except Exception as exc:
@@ -80,8 +93,10 @@ def _decompressor(method: str) -> Any:
         return bz2.BZ2Decompressor()
     if method == LZMA:
         return lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
-    if method == ZSTD:
-        return _zstd_decompressor()
+    if method == ZSTD and zstd is not None:
+        return zstd.ZstdDecompressor()
+    if method in _NAMES.values():
+        raise MalformedMessage("compression", f"the library for {method} is not installed here")
     raise MalformedMessage("compression", f"unknown method {method[:80]!r}")
 
 
@@ -93,22 +108,7 @@ def _expand(decompressor: Any, data: bytes, limit: int) -> bytes:
     return output
 
 
-def _zstd_decompressor() -> Any:
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
-    except ImportError:
-        try:
-            from backports import zstd  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            raise MalformedMessage("compression", "zstd needs backports.zstd, which is not installed") from None
-    return zstd.ZstdDecompressor()
-
-
 def _expand_brotli(data: bytes, limit: int) -> bytes:
-    try:
-        import brotli  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise MalformedMessage("compression", "brotli is not installed") from None
     decompressor = brotli.Decompressor()
     try:
         output: bytes = decompressor.process(data, output_buffer_limit=limit + 1)

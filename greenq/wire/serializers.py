@@ -39,15 +39,15 @@ class Accept:
             ConfigError: nothing given, no serializer of that name, or its library is not installed.
         """
         if isinstance(names, str):
-            raise ConfigError(f"accept_content must be a list of names, not the text {names!r}: use [{names!r}].")
-        types = frozenset(_content_type(name, "accept_content") for name in names)
+            raise ConfigError(f"accept_content must be a list of names, not a text: use [{names!r}].")
+        types = frozenset(mime_type(name, "accept_content") for name in names)
         if not types:
             raise ConfigError("accept_content is empty, so no message could ever run; use ['json'].")
         return cls(types)
 
     @property
     def unsafe(self) -> bool:
-        """Whether pickle is let in, by whatever name it was given: whoever can publish can then run code here."""
+        """Whether pickle is let in, by whatever name: then whoever can publish can run code here."""
         return PICKLE in self.content_types
 
     def check(self, content_type: str) -> None:
@@ -64,15 +64,6 @@ class Accept:
             raise ContentRefused("content_type", f"{content_type[:80]!r} is not in accept_content ({known})")
 
 
-def check_serializer(name: str, setting: str = "serializer") -> None:
-    """Find out at start whether a serializer can be used.
-
-    Raises:
-        ConfigError: there is none of that name, or its library is not installed.
-    """
-    _content_type(name, setting)
-
-
 def dumps(value: Any, serializer: str = "json") -> tuple[bytes, str, str]:
     """Serialize to (bytes, content type, content encoding).
 
@@ -83,12 +74,13 @@ def dumps(value: Any, serializer: str = "json") -> tuple[bytes, str, str]:
         EncodeError: the value cannot be written so.
         ConfigError: there is no such serializer.
     """
-    if serializer == "json" or serializer == JSON:
+    if serializer in ("json", JSON):
         return dumps_json(value), JSON, "utf-8"
     try:
-        content_type, encoding, data = registry.dumps(value, registry.type_to_name.get(serializer, serializer))
+        name = registry.type_to_name.get(serializer, serializer)
+        content_type, encoding, data = registry.dumps(value, name)
     except SerializerNotInstalled:
-        _content_type(serializer, "serializer")
+        mime_type(serializer, "serializer")
         raise ConfigError(f"The serializer {serializer!r} can only be read, not written.") from None
     except KombuEncodeError as exc:
         raise EncodeError(f"Cannot serialize {type(value).__name__} as {serializer}: {exc}") from exc
@@ -121,10 +113,19 @@ def loads(data: bytes | str, content_type: str, accept: Accept) -> Any:
         MalformedMessage: `body_decode`, whatever the decoder raised.
     """
     accept.check(content_type)
+    return loads_checked(data, content_type)
+
+
+def loads_checked(data: bytes | str, content_type: str) -> Any:
+    """Decode what `Accept.check` has let in already.
+
+    Raises:
+        MalformedMessage: as `loads`.
+    """
     try:
         if content_type == JSON:
             return loads_json(data.encode() if isinstance(data, str) else data)
-        return registry.loads(data, content_type, "binary", accept=accept.content_types)
+        return registry.loads(data, content_type, "binary", accept=(content_type,))
     except MalformedMessage:
         raise
     except Exception as exc:
@@ -149,7 +150,12 @@ def loads_json(data: bytes) -> Any:
     return kombu_json.loads(data)
 
 
-def _content_type(name: str, setting: str) -> str:
+def mime_type(name: str, setting: str = "serializer") -> str:
+    """Resolve a serializer's name or mime type to its mime type; `setting` is named in the error.
+
+    Raises:
+        ConfigError: there is none of that name, or its library is not installed.
+    """
     if not isinstance(name, str):
         raise ConfigError(f"{setting}: a serializer is a name, not {type(name).__name__}.")
     known: dict[str, str] = registry.name_to_type
@@ -157,8 +163,9 @@ def _content_type(name: str, setting: str) -> str:
     if content_type is None:
         near = get_close_matches(name, [*known, *registry.type_to_name], 1, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{setting}: there is no serializer {name!r}.{hint} Known: {', '.join(sorted(known))}.")
+        every = ", ".join(sorted(known))
+        raise ConfigError(f"{setting}: there is no serializer {name!r}.{hint} Known: {every}.")
     module, package = _LIBRARIES.get(content_type, ("", ""))
     if module and find_spec(module) is None:
-        raise ConfigError(f"{setting}: {name!r} needs a library that is not installed: pip install {package}.")
+        raise ConfigError(f"{setting}: {name!r} needs {package}, which is not installed.")
     return content_type

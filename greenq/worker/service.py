@@ -85,6 +85,7 @@ class Keeper:
                 kept = now
                 self._keep(now)
             self._runtime.sleep(TICK)
+        self._consumer.release()
 
     def _keep(self, now: float) -> None:
         try:

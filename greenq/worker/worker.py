@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -12,9 +13,9 @@ from greenq import naming
 from greenq._speedups import RevokedSet
 from greenq.app.base import GreenQ
 from greenq.broker.opening import open_consumer
-from greenq.broker.publisher import open_publisher
 from greenq.control import default_registry
 from greenq.control.listener import Listener
+from greenq.conversion import mask_url
 from greenq.execution.executor import Executor
 from greenq.execution.limits import Limits
 from greenq.gates.eta import eta_gate
@@ -25,6 +26,7 @@ from greenq.log import configure
 from greenq.model import Outcome, Request
 from greenq.pools import table
 from greenq.pools.base import Pool
+from greenq.rates import parse_rate
 from greenq.runtime.base import Runtime
 from greenq.runtime.timers import Timers
 from greenq.wire.serializers import Accept
@@ -63,13 +65,13 @@ class Worker:
         self.pool: Pool = pools.make_pool(self.size, self.runtime)
         self.started = time.time()
 
-        accept = Accept(conf.accept_content)
+        self.accept = Accept.of(conf.accept_content)
         self.ledger = Ledger()
-        self.revoked = RevokedSet(conf.worker_revokes_max, conf.worker_revoke_expires)
+        self.revoked = _revoked_set()
         self.limits = Limits()
         self.timers = Timers(self.runtime)
-        self.results = app.open_results()
-        self.publisher = open_publisher(app.broker.url, conf)
+        self.results = app.results
+        self.publisher = app.producer.publisher()
         multiplier = options.prefetch_multiplier or conf.worker_prefetch_multiplier
         self.consumer = open_consumer(
             app.broker.url, conf, self.queues, self.size * max(1, multiplier), self.runtime
@@ -79,7 +81,7 @@ class Worker:
         self.executor = Executor(
             app,
             self.hostname,
-            accept,
+            self.accept,
             self.limits,
             keep_results=self.results.name != "disabled",
             store=self.outbox.put,
@@ -106,14 +108,14 @@ class Worker:
             self.outbox,
             self.pool,
             self.runtime,
-            accept,
+            self.accept,
             self.accounts.rejected,
             self.accounts.known,
         )
         self.stopping = Stopping(
             self.intake, self.lineup, self.ledger, self.outbox, self.pool, self.runtime
         )
-        self.stall = StallWatch(self.runtime, self._in_the_way)
+        self.stall = StallWatch(self.runtime, self.blocking_task)
         self.service = ServiceThread(self.runtime)
         self.signals = Signals()
         self.panel = WorkerPanel(self)
@@ -170,7 +172,7 @@ class Worker:
         late: bool = self.app.tasks[request.name].acks_late
         return late
 
-    def _in_the_way(self) -> Request | None:
+    def blocking_task(self) -> Request | None:
         """The task that has had the main thread longest, as far as anyone can tell from outside."""
         running = list(self.ledger.running)
         return max(running, key=lambda r: r.started, default=None)
@@ -179,7 +181,7 @@ class Worker:
         if self.app.conf.worker_disable_rate_limits:
             return
         for name, task in self.app.tasks.items():
-            self.rate.set_rate(name, task.rate_per_second)
+            self.rate.set_rate(name, parse_rate(task.rate_limit))
 
     def _purge(self) -> None:
         erased = sum(self.publisher.purge(queue) for queue in self.queues)
@@ -192,7 +194,7 @@ class Worker:
             app=str(self.app.main),
             broker=broker.shown,
             reason=broker.reason,
-            backend=self.app.backend_shown,
+            backend=mask_url(self.app.backend) if self.app.backend else "disabled",
             pool=self.options.pool,
             size=self.size,
             queues=self.queues,
@@ -213,8 +215,14 @@ class Worker:
         sys.stdout.flush()
 
 
+def _revoked_set() -> RevokedSet:
+    """Bounded by number and by age, under Celery's names (wire.md 1.5)."""
+    most = int(os.environ.get("CELERY_WORKER_REVOKES_MAX", 50_000))
+    return RevokedSet(most, float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", 10_800)))
+
+
 def _queues(app: GreenQ, options: WorkerOptions) -> list[str]:
-    chosen = list(options.queues) or app.queue_names()
+    chosen = list(options.queues) or list(app.producer.router.queues)
     return [name for name in chosen if name not in set(options.exclude_queues)]
 
 

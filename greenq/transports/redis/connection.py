@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from redis import exceptions
-from redis.connection import AbstractConnection
 
 from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable, ConfigError
 from greenq.transports.redis.endpoint import Endpoint
@@ -57,7 +56,7 @@ class Wire:
         self.endpoint = endpoint
         self.protocol = protocol
         self.connections = 0  # how many were opened so far; a doorbell must be set again after each
-        self._connection: AbstractConnection | None = None
+        self._connection: Any = None
 
     def call(self, *args: Arg) -> Any:
         """Send one command and return its reply."""
@@ -89,10 +88,15 @@ class Wire:
                         raise
         raise AssertionError("unreachable")
 
-    def connection(self) -> AbstractConnection:
+    def connection(self) -> Any:
         """The open redis-py connection, for who reads pushes or polls its socket."""
         with self._translated("HELLO"):
             return self._ready()
+
+    def socket(self) -> Any:
+        """The socket of the open connection, to be polled only; None where there is none."""
+        connection = self._connection
+        return None if connection is None else connection._sock  # noqa: SLF001  redis-py has no public name
 
     def close(self) -> None:
         """Let go of the socket; the next command connects again."""
@@ -106,7 +110,7 @@ class Wire:
         with self._translated(what):
             yield
 
-    def _ready(self) -> AbstractConnection:
+    def _ready(self) -> Any:
         connection = self._connection
         if connection is None or not connection.is_connected:
             connection = self._connect()
@@ -114,7 +118,7 @@ class Wire:
             self.connections += 1
         return connection
 
-    def _connect(self) -> AbstractConnection:
+    def _connect(self) -> Any:
         connection = self.endpoint.connection(self.protocol)
         try:
             connection.connect()
@@ -137,7 +141,7 @@ class Wire:
         return connection
 
     @staticmethod
-    def _replies(connection: AbstractConnection, count: int) -> list[Any]:
+    def _replies(connection: Any, count: int) -> list[Any]:
         replies: list[Any] = []
         failure: exceptions.ResponseError | None = None
         for _ in range(count):
@@ -161,6 +165,11 @@ class Wire:
         except OSError as exc:
             self.close()
             raise BrokerUnreachable(f"the connection to {self.endpoint} broke: {exc}") from exc
+        except BaseException:
+            # Cut short between a command and its reply (a killed greenlet): the next command would be
+            # given this one's answer.
+            self.close()
+            raise
 
     def _error(self, exc: exceptions.RedisError, command: str) -> BrokerError:
         if isinstance(exc, _PAUSED_TYPES) or (
@@ -176,7 +185,7 @@ class Wire:
         return BrokerUnreachable(f"no connection to {self.endpoint}: {exc}")
 
 
-def _server_version(connection: AbstractConnection) -> tuple[int, ...]:
+def _server_version(connection: Any) -> tuple[int, ...]:
     """The server's version, () where it does not tell; HELLO told it already under RESP3."""
     told = connection.handshake_metadata
     text = b""

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
 from greenq.exceptions import ConfigError
@@ -28,8 +28,8 @@ _CERT_REQS = {
     "cert_none": ssl.CERT_NONE,
 }
 _CONNECTION_OPTIONS = frozenset(
-    {"socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options", "client_name"}
-    | {"username", "password", "credential_provider"}
+    {"socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+    | {"client_name", "username", "password", "credential_provider"}
 )
 _TCP_ONLY = ("socket_keepalive", "socket_keepalive_options")
 
@@ -38,11 +38,11 @@ _TCP_ONLY = ("socket_keepalive", "socket_keepalive_options")
 class Endpoint:
     """A server, a database and the way in; `str()` of it holds no password."""
 
-    connection_class: type[AbstractConnection]
+    connection_class: Any  # of redis.connection: its classes are typed in part only
     params: Mapping[str, Any] = field(repr=False)
     label: str
 
-    def connection(self, protocol: int) -> AbstractConnection:
+    def connection(self, protocol: int) -> Any:
         """Make a connection, not yet connected, that never repeats a command on its own account."""
         return self.connection_class(**self.params, protocol=protocol, retry=Retry(NoBackoff(), 0))
 
@@ -119,7 +119,7 @@ def _take_query(query: dict[str, str], params: dict[str, Any], url_kind: str) ->
             try:
                 value = float(value)
             except ValueError as exc:
-                raise ConfigError(f"{name} in the {url_kind}:// URL is a number of seconds, not {value!r}") from exc
+                raise ConfigError(f"{name} in the {url_kind}:// URL is in seconds, not {value!r}") from exc
         elif name == "socket_keepalive":
             value = value.lower() not in ("0", "false", "no", "")
         params[name] = value

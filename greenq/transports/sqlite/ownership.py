@@ -37,11 +37,11 @@ class _Hold:
     descriptor: int
     device: int
     inode: int
-    users: int
+    users: set[int]
 
 
 class OwnerLocks:
-    """The locks this process holds, counted by user. The one mutable object of this package at module level:
+    """The locks this process holds, and their users. The one mutable object of this package at module level:
     the kernel keeps record locks per process, so their book-keeping cannot be smaller than the process.
     """
 
@@ -54,8 +54,10 @@ class OwnerLocks:
         self._mutex = NativeMutex()
         self._holds: dict[Path, _Hold] = {}
 
-    def acquire(self, path: Path) -> bool:
+    def acquire(self, path: Path, user: int) -> bool:
         """Hold the lock, or share it with other users in this process. True if nobody here held it before.
+
+        `user` is any number that tells the users apart.
 
         Raises:
             BrokerUnreachable: another process lives under this owner's name.
@@ -64,23 +66,24 @@ class OwnerLocks:
             with self._mutex:
                 hold = self._holds.get(path)
                 if hold is not None:
-                    hold.users += 1
+                    hold.users.add(user)
                     return False
                 hold = _lock(path)
                 if hold is not None:
+                    hold.users.add(user)
                     self._holds[path] = hold
                     return True
             native_pause(0.01)
         raise BrokerUnreachable(f"{path} is locked: another process runs under the same owner name; choose another")
 
-    def release(self, path: Path, *, keep: bool) -> None:
+    def release(self, path: Path, user: int, *, keep: bool) -> None:
         """Give up one use. With the last one the owner counts as dead, unless `keep` (it still has messages)."""
         with self._mutex:
             hold = self._holds.get(path)
             if hold is None:  # taken before a fork, by the parent
                 return
-            hold.users -= 1
-            if hold.users > 0 or keep:
+            hold.users.discard(user)
+            if hold.users or keep:
                 return
             del self._holds[path]
             if _is_at(hold, path):
@@ -137,7 +140,7 @@ def _lock(path: Path, *, create: bool = True) -> _Hold | None:
         os.close(descriptor)
         return None
     found = os.fstat(descriptor)
-    hold = _Hold(descriptor, found.st_dev, found.st_ino, users=1)
+    hold = _Hold(descriptor, found.st_dev, found.st_ino, set())
     if not _is_at(hold, path):
         os.close(descriptor)
         return None

@@ -68,21 +68,19 @@ class Topology:
     ) -> None:
         """Make the queue, or renew its lifetime. An `owner` takes it along when it dies. Times in seconds."""
         row = (name, owner, int(auto_delete), expires, message_ttl)
-        if expires is None and self._is_declared(row):
+        if owner is None and expires is None and self._is_declared(name):
             return  # the usual case, at every start of every producer: no write lock
         with self._database.writing as run:
             run.execute(
                 "INSERT INTO queue (name, owner, auto_delete, expires, message_ttl, touched) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, touched = excluded.touched",
+                " ON CONFLICT (name) DO UPDATE SET "
+                "owner = coalesce(excluded.owner, queue.owner), touched = excluded.touched",
                 (*row, time.time()),
             )
 
-    def _is_declared(self, row: tuple[Any, ...]) -> bool:
+    def _is_declared(self, name: str) -> bool:
         with self._database.reading as run:
-            found = run.execute(
-                "SELECT name, owner, auto_delete, expires, message_ttl FROM queue WHERE name = ?", row[:1]
-            ).fetchone()
-        return found is not None and tuple(found) == row
+            return run.execute("SELECT 1 FROM queue WHERE name = ?", (name,)).fetchone() is not None
 
     def has_queue(self, name: str) -> bool:
         """Whether it was declared, or holds messages posted to it without a declaration."""
@@ -107,6 +105,15 @@ class Topology:
             if if_empty and run.execute("SELECT 1 FROM message WHERE queue = ?", (name,)).fetchone():
                 return 0
             return drop_queue(run, name)
+
+    def delete_owned(self, owner: str) -> None:
+        """Drop the queues that belong to the owner."""
+        with self._database.reading as run:
+            names = [row[0] for row in run.execute("SELECT name FROM queue WHERE owner = ?", (owner,)).fetchall()]
+        if names:
+            with self._database.writing as run:
+                for name in names:
+                    drop_queue(run, name)
 
     def bind(self, queue: str, exchange: str, routing_key: str) -> None:
         key = (exchange, routing_key, queue)
@@ -162,23 +169,14 @@ class Topology:
 
 
 def _matching(bindings: Sequence[tuple[str, str]], routing_key: str) -> list[str]:
-    return sorted({queue for pattern, queue in bindings if _pattern(pattern).fullmatch(routing_key)})
+    return sorted({queue for pattern, queue in bindings if _pattern(pattern).fullmatch(routing_key + ".")})
 
 
 @lru_cache(maxsize=1024)
 def _pattern(binding_key: str) -> re.Pattern[str]:
-    """AMQP's topic rule: words between dots, `*` one word, `#` any number of them, none included."""
-    pattern = ""
-    for place, word in enumerate(binding_key.split(".")):
-        if word == "#":
-            pattern += r"(?:[^.]*(?:\.[^.]*)*)?" if place == 0 else r"(?:\.[^.]*)*"
-            continue
-        leading_hash = pattern.startswith("(?:[^.]*(") and place == 1
-        dot = r"\." if place else ""
-        body = r"[^.]+" if word == "*" else re.escape(word)
-        # "#.a" also matches "a": the dot belongs to the words the # stands for.
-        pattern = rf"(?:{pattern}{dot})?{body}" if leading_hash else pattern + dot + body
-    return re.compile(pattern)
+    """AMQP's topic rule over words that each end in a dot: `*` is one word, `#` any number, none included."""
+    wild = {"*": r"[^.]+\.", "#": r"(?:[^.]*\.)*"}
+    return re.compile("".join(wild.get(word) or re.escape(word + ".") for word in binding_key.split(".")))
 
 
 def drop_queue(run: sqlite3.Connection, name: str) -> int:
@@ -197,25 +195,17 @@ def drop_abandoned(run: sqlite3.Connection, names: Sequence[str]) -> None:
             (name,),
         ).fetchone():
             drop_queue(run, name)
-    run.executemany("UPDATE queue SET touched = ? WHERE name = ? AND expires IS NOT NULL", _now(names))
+        run.execute("UPDATE queue SET touched = ? WHERE name = ? AND expires IS NOT NULL", (time.time(), name))
 
 
-def _now(names: Sequence[str]) -> list[tuple[float, str]]:
-    now = time.time()
-    return [(now, name) for name in names]
-
-
-def drop_expired(run: sqlite3.Connection, *, dry: bool) -> int:
-    """Delete queues without a consumer whose `x-expires` has passed; returns how many there were."""
-    names = run.execute(
+def expired_queues(run: sqlite3.Connection) -> list[str]:
+    """Queues without a consumer whose `x-expires` has passed."""
+    rows = run.execute(
         "SELECT name FROM queue WHERE expires IS NOT NULL AND touched + expires < ? "
         "AND NOT EXISTS (SELECT 1 FROM listener WHERE listener.queue = queue.name)",
         (time.time(),),
     ).fetchall()
-    if not dry:
-        for (name,) in names:
-            drop_queue(run, name)
-    return len(names)
+    return [row[0] for row in rows]
 
 
 def forget_owner(run: sqlite3.Connection, owner: str) -> tuple[int, list[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from struct import Struct, error
 from typing import Any, NamedTuple
 
-from greenq.transports.amqp_tables import FrameError, decode_table, encode_table, short
+from greenq.transports.amqp.tables import FrameError, decode_table, encode_table, short
 
 FRAME_END = 0xCE
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"

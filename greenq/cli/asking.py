@@ -1,0 +1,257 @@
+"""`greenq inspect`, `greenq control` and `greenq status`: built from the command registry."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from greenq.cli.state import (
+    SectionCommand,
+    SectionOption,
+    State,
+    common_options,
+    format_sections,
+    remembered,
+    suggestion,
+    with_common_options,
+)
+from greenq.cli.tables import as_json, render
+from greenq.control.arguments import describe, read_text
+from greenq.control.client import Control, Reply
+from greenq.control.registry import Command, Kind, default_registry
+from greenq.exceptions import GreenqError, NoReply
+
+ASKING = "Asking"
+_RESERVED = frozenset({"app", "broker", "config", "destination", "json", "quiet", "strict", "timeout", "workdir"})
+
+
+def asking_options() -> list[click.Option]:
+    """The options of everything that asks workers."""
+    return [
+        remembered("-d", "--destination", metavar="NODE,...", section=ASKING, help="Ask these nodes only."),
+        remembered(
+            *("-t", "--timeout"), type=float, metavar="SECONDS", section=ASKING, help="Wait this long. [default: 1.0]"
+        ),
+        remembered("-j", "--json", is_flag=True, section=ASKING, help="Print JSON."),
+        remembered("--strict", is_flag=True, section=ASKING, help="Exit 1 on an error reply or a silent node."),
+    ]
+
+
+class Asker(click.Group):
+    """`inspect` or `control`: a sub-command for each command of the registry, the app's own included."""
+
+    def __init__(self, kind: Kind, summary: str) -> None:
+        listing = click.Option(
+            ["--list"], is_flag=True, is_eager=True, expose_value=False, callback=self._list, help="List the commands."
+        )
+        super().__init__(kind, help=summary, params=[*asking_options(), listing, *common_options()])
+        self.kind: Kind = kind
+
+    def commands_here(self, ctx: click.Context, *, of_app: bool) -> list[Command]:
+        """The visible commands of this kind; `of_app` imports the app for its own."""
+        if of_app:
+            ctx.ensure_object(State).load_app(bare=True)
+        return [command for command in default_registry().of(self.kind) if command.visible]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See click. An app that was named is imported, since it may bring commands."""
+        of_app = bool(ctx.ensure_object(State).app or os.environ.get("GREENQ_APP"))
+        return [command.name for command in self.commands_here(ctx, of_app=of_app)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See click. The app is imported only for a name that is not built in."""
+        name = cmd_name.replace("-", "_")
+        for of_app in (False, True):
+            for command in self.commands_here(ctx, of_app=of_app):
+                if name in (command.name, command.alias):
+                    return _as_click(command)
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click."""
+        name = args[0]
+        try:
+            found = self.get_command(ctx, name)
+        except GreenqError:
+            # A name that is not built in may be the app's; when there is no app, a near built-in is the likelier cure.
+            found = None
+            if not self._near(name):
+                raise
+        if found is None:
+            other = "control" if self.kind == "inspect" else "inspect"
+            if any(command.name == name for command in default_registry().of(other)):
+                raise click.UsageError(f"{name!r} is of the other kind: greenq {other} {name}", ctx)
+            raise click.UsageError(f"no {self.kind} command {name!r}{self._near(name)}", ctx)
+        return name, found, args[1:]
+
+    def _near(self, name: str) -> str:
+        return suggestion(name, [command.name for command in default_registry().of(self.kind) if command.visible])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See click."""
+        self.format_commands(ctx, formatter)
+        format_sections(self, ctx, formatter)
+
+    def _list(self, ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value:
+            for name in self.list_commands(ctx):
+                command = default_registry().get(name)
+                click.echo(f"{name} {_usage(command)}".rstrip())
+            ctx.exit(0)
+
+
+def _usage(command: Command) -> str:
+    if command.signature is not None:
+        return command.signature
+    words = []
+    for parameter in command.positional():
+        word = parameter.name.upper() + ("..." if parameter.name == command.variadic else "")
+        words.append(word if parameter.required else f"[{word}]")
+    return " ".join(words)
+
+
+def _as_click(command: Command) -> click.Command:
+    words = click.Argument(["words"], nargs=-1, metavar=_usage(command) or "")
+    options: list[click.Parameter] = []
+    for parameter in command.named():
+        flag = f"{'arg-' if parameter.name in _RESERVED else ''}{parameter.name}".replace("_", "-")
+        attributes: dict[str, Any] = {"is_flag": True} if parameter.is_flag else {"metavar": "VALUE"}
+        wanted = "" if parameter.is_flag else describe(parameter.kind)
+        options.append(SectionOption([f"--{flag}", parameter.name], help=wanted, default=None, **attributes))
+
+    def callback(words: Sequence[str] = (), **named: Any) -> int:
+        arguments = command.read_words(words)
+        for parameter in command.named():
+            value = named.get(parameter.name)
+            if value is not None and value is not False:
+                try:
+                    arguments[parameter.name] = value if value is True else read_text(parameter.kind, value)
+                except ValueError as exc:
+                    raise click.BadParameter(str(exc), param_hint=f"--{parameter.name}") from None
+        return ask(command, arguments)
+
+    takes_words = [words] if command.positional() else []
+    return SectionCommand(
+        command.name,
+        callback=callback,
+        help=command.help,
+        params=[*takes_words, *options, *asking_options(), *common_options()],
+    )
+
+
+def ask(command: Command, arguments: dict[str, Any]) -> int:
+    """Send a command, print what comes back, and return the exit code.
+
+    Raises:
+        NoReply: when nobody answered.
+    """
+    state = click.get_current_context().ensure_object(State)
+    app = state.load_app(bare=True)
+    nodes = [name for name in (state.destination or "").split(",") if name]
+    timeout = command.default_timeout if state.timeout is None else state.timeout
+    with Control(app) as client:
+        if command.replies:
+            shown = None if state.json else lambda reply: _print_reply(command.name, reply)
+            replies = client.broadcast(
+                command.name, arguments, destination=nodes, reply=True, timeout=timeout, callback=shown
+            )
+        else:
+            replies = _tell(client, command, arguments, nodes, timeout, state)
+        answered = [node for reply in replies or () for node in reply]
+        if state.json:
+            _print_json(command, replies or [])
+        missing = [node for node in nodes if node not in answered]
+        for node in missing:
+            click.echo(f"greenq: no reply from {node}{_near_node(client, node, timeout)}", err=True)
+    if not answered:
+        raise NoReply(_nobody(app, timeout))
+    if command.kind == "inspect" and not state.json and not state.quiet:
+        click.echo(f"\n{_online(len(answered))}")
+    failed = any(isinstance(data, dict) and "error" in data for reply in replies or () for data in reply.values())
+    return 1 if state.strict and (failed or missing) else 0
+
+
+def _tell(
+    client: Control, command: Command, arguments: dict[str, Any], nodes: list[str], timeout: float, state: State
+) -> list[Reply]:
+    """Send a command that nobody answers, to those who answer a ping: the sender learns whom it reached."""
+    there = [node for reply in client.ping(nodes, timeout=timeout) for node in reply]
+    if there:
+        client.broadcast(command.name, arguments, destination=nodes)
+    replies: list[Reply] = [{node: {"ok": f"{command.name} sent"}} for node in there]
+    if not state.json:
+        for reply in replies:
+            _print_reply(command.name, reply)
+    return replies
+
+
+def _print_reply(name: str, reply: Reply) -> None:
+    for node, data in reply.items():
+        bad = isinstance(data, dict) and "error" in data
+        mark = click.style("ERROR", fg="red") if bad else click.style("OK", fg="green")
+        click.echo(f"->  {node}: {mark}")
+        text = render(name, data)
+        if text:
+            click.echo(text)
+
+
+def _print_json(command: Command, replies: list[Reply]) -> None:
+    merged = {node: data for reply in replies for node, data in reply.items()}
+    click.echo(as_json(merged if command.kind == "inspect" else replies))
+
+
+def _near_node(client: Control, node: str, timeout: float) -> str:
+    there = [name for reply in client.ping(timeout=timeout) for name in reply]
+    near = difflib.get_close_matches(node, there, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there {'is' if len(there) == 1 else 'are'} {', '.join(sorted(there))}" if there else ""
+
+
+def _nobody(app: Any, timeout: float) -> str:
+    exchange = app.conf.control_exchange
+    return (
+        f"no worker answered within {timeout:g} s on {app.broker.shown} (control_exchange {exchange!r}). "
+        "Is one running there? A longer --timeout waits longer"
+    )
+
+
+def _online(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'} online."
+
+
+def _status() -> int:
+    state = click.get_current_context().ensure_object(State)
+    app = state.load_app(bare=True)
+    nodes = [name for name in (state.destination or "").split(",") if name]
+    timeout = 1.0 if state.timeout is None else state.timeout
+    printed: Callable[[Reply], object] | None = None if state.json else _print_status
+    with Control(app) as client:
+        replies = client.ping(nodes, timeout=timeout, callback=printed)
+    found = {node: data for reply in replies for node, data in reply.items()}
+    if state.json:
+        click.echo(as_json(found))
+    if not found:
+        raise NoReply(_nobody(app, timeout))
+    if not state.quiet:
+        # On standard error with --json, so that what is on standard output stays JSON.
+        click.echo(f"\n{_online(len(found))}", err=state.json)
+    return 1 if state.strict and any(node not in found for node in nodes) else 0
+
+
+def _print_status(reply: Reply) -> None:
+    for node in reply:
+        click.echo(f"{node}: {click.style('OK', fg='green')}")
+
+
+inspect = Asker("inspect", "Ask workers what they do.")
+control = Asker("control", "Change what workers do.")
+status = with_common_options(
+    SectionCommand("status", callback=_status, help="Show which workers answer.", params=list(asking_options()))
+)

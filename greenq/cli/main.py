@@ -1,0 +1,30 @@
+"""The `greenq` command: patch for the pool first, then read the line.
+
+Exit codes: 0 done; 1 a failure; 2 a mistake in the command line or the configuration; 69 no broker, or no
+worker answered; a worker has those of its own stop (0 warm, 1 interrupted).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from greenq.cli import scan
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    argv = scan.arrange(sys.argv[1:])
+    pool, source = scan.DEFAULT_POOL, "default"
+    if argv[:1] == ["worker"] and not {"-h", "--help"}.intersection(argv):
+        pool, source = scan.pool_of(argv, os.environ)
+        from greenq.runtime.patching import patch
+
+        patch(pool)
+    from greenq.cli.root import run
+
+    sys.exit(run(argv, pool, source))
+
+
+if __name__ == "__main__":
+    main()

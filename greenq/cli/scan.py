@@ -1,0 +1,98 @@
+"""Read the command line before anything is imported: which sub-command, and for a worker which pool.
+
+The pool has to be known first, since patching the standard library after other imports is too late. Only `os`
+and `sys` may be imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+DEFAULT_POOL = "gevent"
+_PRINTS = frozenset({"-h", "--help", "--version"})
+_FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge", *_PRINTS})
+# Options that take a value, of every command that may be written before the sub-command.
+_VALUED = frozenset(
+    {
+        *("-A", "--app", "-b", "--broker", "--result-backend", "--workdir", "--config"),
+        *("-P", "--pool", "-c", "--concurrency", "-n", "--hostname", "-Q", "--queues", "-X", "--exclude-queues"),
+        *("-I", "--include", "-l", "--loglevel", "--logfile", "--prefetch-multiplier"),
+    }
+)
+
+
+def arrange(argv: Sequence[str]) -> list[str]:
+    """Put the sub-command first, wherever it was written; without one, `greenq -A proj -P gevent` means `worker`.
+
+    A line with an option that is not known is left as it is: the parser then says what was meant.
+    """
+    line = list(argv)
+    position = 0
+    while position < len(line):
+        word = line[position]
+        if not word.startswith("-") or word == "-":
+            return [word, *line[:position], *line[position + 1 :]]
+        if word in _VALUED:
+            position += 2
+        elif word in _FLAGS or _carries_value(word):
+            position += 1
+        else:
+            return line
+    if not line or _PRINTS.intersection(line):
+        return line
+    return ["worker", *line]
+
+
+def _carries_value(word: str) -> bool:
+    if word.startswith("--"):
+        return "=" in word and word.partition("=")[0] in _VALUED
+    return word[:2] in _VALUED and len(word) > 2
+
+
+def pool_of(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, str]:
+    """Find the pool of a worker's command line, and where it was said: "-P", "GREENQ_POOL", a file, or "default"."""
+    said = option(argv, "-P", "--pool")
+    if said:
+        return said, "-P"
+    if environ.get("GREENQ_POOL"):
+        return environ["GREENQ_POOL"], "GREENQ_POOL"
+    path = os.path.join(option(argv, "", "--workdir") or ".", "pyproject.toml")
+    if os.path.exists(path):
+        pool = _pool_in(path)
+        if pool:
+            return pool, "pyproject.toml"
+    return DEFAULT_POOL, "default"
+
+
+def option(argv: Sequence[str], short: str, long: str) -> str:
+    """The value an option was last given in `argv`, in any of its spellings; "" if it was not."""
+    value = ""
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            break
+        if word == long or (short and word == short):
+            value = next(words, "")
+        elif word.startswith(long + "="):
+            value = word[len(long) + 1 :]
+        elif short and word.startswith(short) and not word.startswith("--"):
+            value = word[len(short) :].removeprefix("=")
+        elif word in _VALUED:
+            next(words, None)
+    return value
+
+
+def _pool_in(path: str) -> str:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    with open(path, "rb") as file:
+        try:
+            table = tomllib.load(file)
+        except tomllib.TOMLDecodeError as exc:
+            sys.exit(f"greenq: {path} cannot be read: {exc}")
+    pool = table.get("tool", {}).get("greenq", {}).get("pool", "")
+    return pool if isinstance(pool, str) else ""

@@ -1,0 +1,133 @@
+"""What remote commands may see and do of this worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from greenq.broker.connections import describe
+from greenq.control.panel import Accepted, MainHub, Scheduled
+from greenq.exceptions import Killed
+from greenq.model import Request
+from greenq.rates import parse_rate
+from greenq.wire.body import decode_body
+from greenq.wire.control import LogicalClock
+
+if TYPE_CHECKING:
+    from greenq.worker.worker import Worker
+
+T = TypeVar("T")
+
+
+class WorkerPanel:
+    """Reads the ledger's snapshots from the service thread; changes go to the main hub, revokes at once."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.hostname = worker.hostname
+        self.app = worker.app
+        self.clock = LogicalClock()
+        self._worker = worker
+        self._ledger = worker.ledger
+        self._hub = MainHub(worker.runtime, self._blocker)
+
+    def active(self) -> Sequence[Request]:
+        """See Panel."""
+        return list(self._ledger.running)
+
+    def reserved(self) -> Sequence[Request]:
+        """See Panel."""
+        return self._ledger.reserved()
+
+    def scheduled(self) -> Sequence[Scheduled]:
+        """See Panel."""
+        return [Scheduled(request.eta or 0.0, request) for request in list(self._ledger.held)]
+
+    def find(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, Request]]:
+        """See Panel."""
+        return self._ledger.find(task_ids)
+
+    def revoked(self) -> list[str]:
+        """See Panel."""
+        return self._worker.revoked.ids()
+
+    def arguments(self, request: Request) -> tuple[list[Any], dict[str, Any]]:
+        """See Panel."""
+        args, kwargs, _ = decode_body(request, self._worker.accept)
+        return args, kwargs
+
+    def acknowledged(self, request: Request) -> bool:
+        """See Panel."""
+        return request.acked
+
+    def worker_pid(self, request: Request) -> int | None:
+        """See Panel. Every slot of a green pool lives in this process."""
+        return os.getpid() if request.started else None
+
+    def totals(self) -> Mapping[str, int]:
+        """See Panel."""
+        return dict(self._ledger.totals)
+
+    def uptime(self) -> float:
+        """See Panel."""
+        return time.time() - self._worker.started
+
+    def pool(self) -> dict[str, Any]:
+        """See Panel."""
+        return self._worker.pool.stats()
+
+    def broker(self) -> dict[str, Any]:
+        """See Panel."""
+        return describe(self.app.broker.url, self.app.conf)
+
+    def prefetch_count(self) -> int:
+        """See Panel."""
+        return self._worker.consumer.prefetch
+
+    def queues(self) -> list[dict[str, Any]]:
+        """See Panel."""
+        return self._worker.consumer.queues() if self._worker.intake.connected else []
+
+    def post(self, verb: Callable[..., T], *args: object) -> T:
+        """See Panel."""
+        return self._hub.post(verb, *args)
+
+    def revoke(self, task_ids: Sequence[str]) -> None:
+        """See Panel. What waits here leaves memory and the broker as soon as the hub turns."""
+        self._worker.revoked.update(task_ids, time.monotonic())
+        try:
+            self.post(self._discard, list(task_ids))
+        except Accepted:
+            # The set is what keeps them from starting; dropping what waits is only tidying up.
+            return
+
+    def terminate(self, task_ids: Sequence[str], signal: int) -> list[str]:
+        """See Panel. In one process every signal means the same: the task ends."""
+        running = [self._ledger.running_with(task_id) for task_id in task_ids]
+        found = [request for request in running if request is not None]
+        for request in found:
+            self._worker.pool.kill(request, Killed(signal))
+        return [request.id for request in found]
+
+    def rate_limit(self, task_name: str, limit: str | float | None) -> None:
+        """See Panel."""
+        self.post(self._limit, task_name, parse_rate(limit))
+
+    def shutdown(self, reason: str) -> None:
+        """See Panel."""
+        self._worker.stopping.warm(reason)
+
+    def _discard(self, task_ids: list[str]) -> None:
+        worker = self._worker
+        for state, request in self._ledger.find(task_ids).values():
+            if state != "active" and worker.lineup.remove(request):
+                worker.outbox.put(worker.accounts.dropped(request, "revoked"))
+
+    def _limit(self, task_name: str, rate: float | None) -> None:
+        self._worker.rate.set_rate(task_name, rate)
+        self._worker.lineup.release(task_name)
+
+    def _blocker(self) -> str:
+        request = self._worker.blocking_task()
+        return f"{request.name}[{request.id}]" if request is not None else ""

@@ -1,0 +1,26 @@
+"""Every setting says what it is for, and the page of settings is the table's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from greenq.settings import TABLE, Setting, Status
+from tests.architecture.source import ROOT
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=lambda row: row.name)
+def test_a_setting_says_what_it_does_or_why_not(row: Setting) -> None:
+    if row.status is Status.HONOURED:
+        assert row.doc.endswith("."), "what it does, as a sentence"
+    else:
+        assert row.reason, "why it has no meaning, or what happens instead"
+
+
+def test_the_page_of_settings_is_made_from_the_table() -> None:
+    argv = [sys.executable, str(ROOT / "scripts" / "settings_page.py")]
+    made = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    kept = (ROOT / "docs" / "settings.md").read_text()
+    assert kept == made, "run: .venv/bin/python scripts/settings_page.py > docs/settings.md"

@@ -1,0 +1,120 @@
+"""A panel without a worker behind it: what it shows is set by the test, what is asked of it is written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from greenq._speedups import Request, decode_envelope
+from greenq.config import Settings
+from greenq.control import Accepted, Scheduled
+from greenq.exceptions import MalformedMessage
+from greenq.wire.control import LogicalClock
+
+T = TypeVar("T")
+
+
+def make_request(task_id: str, name: str = "proj.add", args: Sequence[Any] = (2, 2), **headers: Any) -> Request:
+    """A request as it comes out of a Redis queue, body unencoded."""
+    envelope = {
+        "body": json.dumps([list(args), {}, {}]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": name, "id": task_id, "root_id": task_id, "parent_id": None, **headers},
+        "properties": {
+            "correlation_id": task_id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "celery"},
+            "priority": 0,
+            "delivery_tag": f"tag-{task_id}",
+        },
+    }
+    return decode_envelope(json.dumps(envelope).encode(), "celery", f"tag-{task_id}")
+
+
+class FakePanel:
+    """Implements `greenq.control.Panel`. `asked` lists the verbs called, in order; `busy` makes them raise Accepted."""
+
+    def __init__(self, hostname: str = "w@h", settings: Settings | None = None) -> None:
+        self.hostname = hostname
+        self.clock = LogicalClock()
+        self.app = SimpleNamespace(main="proj", conf=settings or Settings({}), tasks={})
+        self.requests: dict[str, list[Request]] = {"active": [], "reserved": []}
+        self.held: list[Scheduled] = []
+        self.asked: list[tuple[Any, ...]] = []
+        self.busy = ""
+        self._revoked: list[str] = []
+
+    def active(self) -> Sequence[Request]:
+        return self.requests["active"]
+
+    def reserved(self) -> Sequence[Request]:
+        return self.requests["reserved"]
+
+    def scheduled(self) -> Sequence[Scheduled]:
+        return self.held
+
+    def find(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, Request]]:
+        everything = [(state, request) for state, requests in self.requests.items() for request in requests]
+        everything += [("scheduled", entry.request) for entry in self.held]
+        return {request.id: (state, request) for state, request in everything if request.id in task_ids}
+
+    def revoked(self) -> list[str]:
+        return list(self._revoked)
+
+    def arguments(self, request: Request) -> tuple[list[Any], dict[str, Any]]:
+        try:
+            args, kwargs, _ = json.loads(request.body)
+        except ValueError as exc:
+            raise MalformedMessage("body_decode", str(exc)) from exc
+        return args, kwargs
+
+    def acknowledged(self, request: Request) -> bool:
+        return bool(request.started)
+
+    def worker_pid(self, request: Request) -> int | None:
+        return 4711 if request.started else None
+
+    def totals(self) -> Mapping[str, int]:
+        return {"proj.add": 3}
+
+    def uptime(self) -> float:
+        return 49.7
+
+    def pool(self) -> dict[str, Any]:
+        return {"implementation": "fake", "max-concurrency": 10}
+
+    def broker(self) -> dict[str, Any]:
+        return {"transport": "redis", "hostname": "localhost"}
+
+    def prefetch_count(self) -> int:
+        return 40
+
+    def queues(self) -> list[dict[str, Any]]:
+        return [{"name": "celery"}]
+
+    def post(self, verb: Callable[..., T], *args: object) -> T:
+        if self.busy:
+            raise Accepted(self.busy)
+        return verb(*args)
+
+    def revoke(self, task_ids: Sequence[str]) -> None:
+        self.asked.append(("revoke", list(task_ids)))
+        self._revoked += [each for each in task_ids if each not in self._revoked]
+
+    def terminate(self, task_ids: Sequence[str], signal: int) -> list[str]:
+        def verb() -> list[str]:
+            self.asked.append(("terminate", list(task_ids), signal))
+            running = {request.id for request in self.requests["active"]}
+            return [task_id for task_id in task_ids if task_id in running]
+
+        return self.post(verb)
+
+    def rate_limit(self, task_name: str, limit: str | float | None) -> None:
+        self.post(self.asked.append, ("rate_limit", task_name, limit))
+
+    def shutdown(self, reason: str) -> None:
+        self.asked.append(("shutdown", reason))
