@@ -26,7 +26,7 @@ import psutil
 from redis import Redis
 
 from bench.load import QUEUE, UNACKED, fill_rabbitmq, fill_redis
-from bench.workers import ROOT, Worker, cpu_seconds, machine_cpu
+from bench.workers import ROOT, MeasuredProcess, Worker, cpu_seconds, machine_cpu
 from tests.support.processes import wait_for
 from tests.support.services import RabbitServer, RedisServer
 
@@ -130,10 +130,10 @@ def worker_running(servers: Servers, library: str, **options: Any) -> Iterator[W
         worker.kill()
 
 
-class _Meter:
+class Meter:
     """Reads the kernel's clocks for worker, broker and machine, at the start and at the end."""
 
-    def __init__(self, worker: Worker, broker: int) -> None:
+    def __init__(self, worker: MeasuredProcess, broker: int) -> None:
         self._worker = worker
         self._broker = psutil.Process(broker)
         self._self = psutil.Process()
@@ -145,6 +145,7 @@ class _Meter:
         return (clock, *used, machine_cpu())
 
     def finish(self, count: int) -> Run:
+        """What `count` tasks took and cost since the start."""
         rss = self._worker.rss()
         wall, worker, broker, own, machine = (
             after - before for before, after in zip(self._before, self._read(), strict=True)
@@ -172,7 +173,7 @@ def drain_redis(
             fill_redis(client, sample, 1, QUEUE)
             _until_empty(client, worker, 30)
             fill_redis(client, sample, count)
-            meter = _Meter(worker, servers.redis.pid)
+            meter = Meter(worker, servers.redis.pid)
             client.rename("stock", QUEUE)
             _until_empty(client, worker, _LIMIT)
             return meter.finish(count)
@@ -201,7 +202,7 @@ def drain_rabbitmq(servers: Servers, library: str, task: str, count: int) -> Run
             channel: Any = connection.channel()
             with worker_running(servers, library, env={"BROKER": url}) as worker:
                 wait_for(lambda: _ready(channel) < count, 30, "the queue to shrink")
-                meter = _Meter(worker, servers.rabbit.pid)
+                meter = Meter(worker, servers.rabbit.pid)
                 wait_for(lambda: _ready(channel) == 0, _LIMIT, "the queue to be empty")
                 wait_for(lambda: _unsettled(servers.rabbit, vhost) == 0, _LIMIT, "the last acknowledgement")
                 return meter.finish(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def _both(plan: Plan, run: Callable[[str], Run]) -> tuple[list[Run], list[Run]]:
     return runs["greenq"], runs["celery"]
 
 
-def _each(runs: list[Run], field: str) -> list[float]:
+def each(runs: list[Run], field: str) -> list[float]:
+    """One figure of every run."""
     return [getattr(run, field) for run in runs]
 
 
@@ -66,12 +68,12 @@ def _throughput(name: str, ours: list[Run], theirs: list[Run], times: float | No
     yield Row(
         name,
         "tasks/s",
-        _each(ours, "tasks_per_second"),
-        _each(theirs, "tasks_per_second"),
+        each(ours, "tasks_per_second"),
+        each(theirs, "tasks_per_second"),
         ratio_at_least=times,
     )
     yield Row(
-        f"{name}, worker", "CPU us/task", _each(ours, "cpu_us"), _each(theirs, "cpu_us"), more_is_better=False
+        f"{name}, worker", "CPU us/task", each(ours, "cpu_us"), each(theirs, "cpu_us"), more_is_better=False
     )
 
 
@@ -87,11 +89,11 @@ def redis_noop(servers: Servers, plan: Plan) -> Iterator[Row]:
     yield Row(
         f"{name}, broker",
         "CPU us/task",
-        _each(ours, "broker_us"),
-        _each(theirs, "broker_us"),
+        each(ours, "broker_us"),
+        each(theirs, "broker_us"),
         more_is_better=False,
     )
-    best, best_pool = _each(theirs, "tasks_per_second"), "gevent"
+    best, best_pool = each(theirs, "tasks_per_second"), "gevent"
     for pool, concurrency in _OTHER_POOLS:
         rates = [
             drain_redis(
@@ -266,6 +268,20 @@ def producer(servers: Servers, plan: Plan) -> Iterator[Row]:
     )
 
 
+def sqlite(servers: Servers, plan: Plan) -> Iterator[Row]:
+    """The embedded broker below greenq: kombu's producer and consumer, one message at a time."""
+    program = str(ROOT / "bench" / "macro" / "sqlite_broker.py")
+    rates: dict[str, list[float]] = {"publish": [], "consume": []}
+    for number in range(plan.runs):
+        url = f"sqlite:///{servers.directory}/{number}.db"
+        for role, found in rates.items():
+            argv = [sys.executable, program, "--role", role, url, "20000"]
+            done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout)["rate"])
+    yield Row("SQLite at kombu level, published", "messages/s", rates["publish"], at_least=10_000)
+    yield Row("SQLite at kombu level, consumed, acked", "messages/s", rates["consume"], at_least=10_000)
+
+
 ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {
     "redis-noop": redis_noop,
     "redis-stored": redis_stored,
@@ -277,4 +293,5 @@ ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {
     "help": help_text,
     "roundtrip": roundtrip,
     "producer": producer,
+    "sqlite": sqlite,
 }

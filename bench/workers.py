@@ -13,7 +13,23 @@ ROOT = Path(__file__).resolve().parents[1]
 _QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
-class Worker(Process):
+class MeasuredProcess(Process):
+    """A process whose cost is counted with that of all its children."""
+
+    def _tree(self) -> list[psutil.Process]:
+        root = psutil.Process(self.pid)
+        return [root, *root.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """CPU seconds used so far (ticks of 10 ms)."""
+        return sum(cpu_seconds(process) for process in self._tree())
+
+    def rss(self) -> float:
+        """Resident memory in MB of 1,000,000 bytes."""
+        return sum(process.memory_info().rss for process in self._tree()) / 1e6
+
+
+class Worker(MeasuredProcess):
     """One worker of `library` ("greenq" or "celery") on the tasks of bench/compare."""
 
     def __init__(
@@ -32,18 +48,6 @@ class Worker(Process):
             # What it does besides running tasks. On RabbitMQ the heartbeat alone holds it to 10 tasks/s.
             argv += _QUIET
         super().__init__(argv, output=output, env=env | {"C_FORCE_ROOT": "1"}, cwd=ROOT)
-
-    def _tree(self) -> list[psutil.Process]:
-        root = psutil.Process(self.pid)
-        return [root, *root.children(recursive=True)]
-
-    def cpu(self) -> float:
-        """CPU seconds used so far by the process and all its children (ticks of 10 ms)."""
-        return sum(cpu_seconds(process) for process in self._tree())
-
-    def rss(self) -> float:
-        """Resident memory of the process and all its children, in MB of 1,000,000 bytes."""
-        return sum(process.memory_info().rss for process in self._tree()) / 1e6
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -35,8 +35,12 @@ _RENAMED = MappingProxyType(
     }
 )
 _FAILOVER = "fail-over is not supported yet"
-_OLD_PREFIXES = ("CELERYBEAT_", "CELERYD_", "CELERY_", "")
-_NEW_PREFIXES = ("", "task_", "worker_", "result_", "beat_")
+_PREFIXES = (
+    ("CELERYBEAT_", ("beat_",)),
+    ("CELERYD_", ("", "task_", "worker_")),
+    ("CELERY_", ("", "task_", "worker_", "result_")),
+    ("", ("",)),
+)
 
 
 class Settings:
@@ -276,10 +280,10 @@ def _new_name(old: str) -> str | None:
     """The lower-case name of one of Celery 3's upper-case settings."""
     if old in _RENAMED:
         return _RENAMED[old]
-    for prefix in _OLD_PREFIXES:
+    for prefix, new_prefixes in _PREFIXES:
         if old.startswith(prefix):
             stem = old[len(prefix) :].lower()
-            for new in _NEW_PREFIXES if prefix else ("",):
+            for new in new_prefixes:
                 if new + stem in TABLE:
                     return new + stem
     return None

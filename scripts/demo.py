@@ -120,19 +120,20 @@ def say(label: str, text: str) -> None:
 def run_thousand(found: Project, worker: subprocess.Popen[bytes]) -> tuple[list[Any], float, float]:
     """Send 1,000 tasks, watch them, ask the worker meanwhile. Returns results, seconds and MB."""
     numbers = range(TASKS)
-    began = time.monotonic()
+    began = time.time()
     results = found.send(numbers, SECONDS)
     asked = ""
     label = f"  {TASKS:,} tasks of {SECONDS:g} s of waiting "
     with click.progressbar(length=TASKS, label=label, show_eta=False, show_pos=True) as bar:
         while bar.pos < TASKS:
-            if time.monotonic() - began > 30:
+            if time.time() - began > 30:
                 raise Failed(f"only {bar.pos} of {TASKS} tasks were done after 30 s")
             bar.update(sum(found.counted("done", numbers).values()) - bar.pos)
             if not asked and len(found.counted("start", numbers)) >= SLOTS:
                 asked = ask(found)
             time.sleep(0.02)
-    elapsed = time.monotonic() - began
+    # The ledger was last written when the last task was done: exact where looking every 20 ms is not.
+    elapsed = (found.directory / "ledger").stat().st_mtime - began
     memory = psutil.Process(worker.pid).memory_info().rss / 1e6
     say("asked while all slots ran", asked)
     return results, elapsed, memory
@@ -171,7 +172,7 @@ def survive_kill(found: Project, worker: subprocess.Popen[bytes]) -> list[Any]:
     wait_until(lambda: len(found.counted("done", numbers)) == KILLED, 60, "the second worker to finish them")
     say(
         f"kill -9 with {left} running",
-        f"all {left} started again after {again:.1f} s by a second worker (ready in {ready:.2f} s), and finished",
+        f"a second worker, ready in {ready:.2f} s, ran all {left} again {again:.1f} s later and finished them",
     )
     return results
 

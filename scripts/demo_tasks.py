@@ -9,7 +9,6 @@ from pathlib import Path
 from greenq import GreenQ
 
 app = GreenQ("demo")
-app.conf.update(result_backend="sqlite://")
 
 
 def note(line: str) -> None:

@@ -11,13 +11,13 @@ app = Celery("bench", broker=os.environ["BROKER"], backend=os.environ.get("BACKE
 app.conf.task_ignore_result = "BACKEND" not in os.environ
 
 
-@app.task(name="bench.noop")  # type: ignore[untyped-decorator]  # Celery has no annotations
+@app.task(name="bench.noop")
 def noop(number: int) -> int:
     """Do nothing."""
     return number
 
 
-@app.task(name="bench.wait")  # type: ignore[untyped-decorator]  # Celery has no annotations
+@app.task(name="bench.wait")
 def wait(seconds: float) -> None:
     """Wait, as a task does that asks a server."""
     time.sleep(seconds)

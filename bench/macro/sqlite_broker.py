@@ -28,7 +28,9 @@ from greenq.transports.sqlite import open_store, register
 
 BODY = [["x" * 320], {"n": 1}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
 HEADERS = {"lang": "py", "task": "proj.add", "id": "0f9a1c0e-0000-4000-8000-000000000000", "retries": 0}
-ENVELOPE = json.dumps({"body": "x" * 440, "headers": HEADERS, "properties": {}, "content-type": "application/json"})
+ENVELOPE = json.dumps(
+    {"body": "x" * 440, "headers": HEADERS, "properties": {}, "content-type": "application/json"}
+)
 
 
 def publish(url: str, number: int) -> dict[str, float]:
@@ -37,9 +39,13 @@ def publish(url: str, number: int) -> dict[str, float]:
         queue = kombu.Queue("bench", kombu.Exchange("bench"), routing_key="bench")
         queue(connection.default_channel).declare()
         producer = connection.Producer()
-        return _timed(number, lambda: [
-            producer.publish(BODY, exchange="", routing_key="bench", headers=dict(HEADERS)) for _ in range(number)
-        ])
+        return _timed(
+            number,
+            lambda: [
+                producer.publish(BODY, exchange="", routing_key="bench", headers=dict(HEADERS))
+                for _ in range(number)
+            ],
+        )
 
 
 def consume(url: str, number: int) -> dict[str, float]:
@@ -88,7 +94,9 @@ def store_consume(url: str, number: int) -> dict[str, float]:
 def wake(url: str, number: int) -> dict[str, float]:
     """Milliseconds from before a post to the claim in a waiting consumer, which runs in a child."""
     store = open_store(url, f"bench-{os.getpid()}")
-    child = subprocess.Popen([sys.executable, __file__, "--role", "echo", url, str(number)], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--role", "echo", url, str(number)], stdout=subprocess.DEVNULL
+    )
     taken: list[float] = []
     while len(taken) < number:
         begun = time.perf_counter()
@@ -175,7 +183,9 @@ def main() -> None:
                     (["consume", "publish"], ""),
                 ):
                     rows = run_together([prefix + role for role in roles], url, options.messages)
-                    for row, both in zip(rows, ("consumed while published", "published while consumed"), strict=False):
+                    for row, both in zip(
+                        rows, ("consumed while published", "published while consumed"), strict=False
+                    ):
                         table.setdefault(level + (label or both), []).append(row)
             wakes += run_together(["wake"], url, 300)
     for name, results in table.items():

@@ -73,7 +73,7 @@ class GreenQ:
         self._conf = Settings()
         given = {"broker_url": broker, "result_backend": backend, "include": include or None}
         settings.update((key, value) for key, value in given.items() if value is not None)
-        self._conf.update(settings, source="GreenQ(...)")
+        self._conf.update(settings, source=f"GreenQ(...) in {self.module}")
         self._conf.on_change = self._changed
         APPS.add(self)
         if config_source is not None:

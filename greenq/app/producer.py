@@ -42,6 +42,7 @@ class Producer:
         self._router: Router | None = None
         self._reading: tuple[Accept, str] | None = None
         self._default_options: Mapping[str, Any] | None = None
+        self._default: Publisher | None = None
 
     def forget_plan(self, name: str) -> None:
         """Work out the plan of one task again at its next sending."""
@@ -97,6 +98,13 @@ class Producer:
 
     def publisher(self, *, retry: bool | None = None, policy: Mapping[str, float] | None = None) -> Publisher:
         """The connection messages leave by, with the retries of the settings or with others."""
+        if retry is None and policy is None:
+            if self._default is None:
+                self._default = self._publisher(retry=None, policy=None)
+            return self._default
+        return self._publisher(retry=retry, policy=policy)
+
+    def _publisher(self, *, retry: bool | None, policy: Mapping[str, float] | None) -> Publisher:
         conf = self._app.conf
         retries = bool(conf.task_publish_retry if retry is None else retry)
         own = tuple(sorted(policy.items())) if policy and retries else None
@@ -147,6 +155,7 @@ class Producer:
     def close(self) -> None:
         """Let go of all connections; the next use opens them again."""
         with self._lock:
+            self._default = None
             publishers, self._publishers = self._publishers, {}
             results, self._results = self._results, None
         for publisher in publishers.values():

@@ -75,9 +75,14 @@ class Outgoing(NamedTuple):
 
 
 def build(
-    app: GreenQ, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    app: GreenQ,
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    embed: Mapping[str, Any] | None = None,
 ) -> Outgoing:
-    """Make the message of one call.
+    """Make the message of one call; `embed` is that of an earlier message, passed on as it came.
 
     Raises:
         TypeError: for an option that does not exist, or arguments no serializer takes.
@@ -95,6 +100,8 @@ def build(
         fields["expires"] = now + timedelta(seconds=plan.expires)
     if options or not plan.static:
         fields.update(_from_options(app, name, args, kwargs, options, plan, parent))
+    if embed:
+        fields.update(embed)
     task_id = options.get("task_id") or str(uuid.uuid4())
     message = build_task_message(
         name=name, args=args, kwargs=kwargs, task_id=task_id, origin=producer.origin, now=now, **fields
@@ -107,9 +114,9 @@ class Plan(NamedTuple):
     """What all messages of one task have in common, while the settings stay as they are."""
 
     message: dict[str, Any]  # arguments of build_task_message
-    options: dict[str, Any]  # the task's own address options and limits
+    own: dict[str, Any]  # options written at the task, which routes do not override
     expires: float | None  # seconds, from the task's options
-    static: bool  # the destination does not depend on the arguments
+    static: bool  # the destination does not depend on the call
 
 
 def make_plan(app: GreenQ, name: str) -> Plan:
@@ -117,20 +124,19 @@ def make_plan(app: GreenQ, name: str) -> Plan:
     task = app.tasks.get(name)
     values = task.options_in_force() if task is not None else app.producer.default_options
     explicit = task.explicit if task is not None else {}
-    own = {key: explicit.get(key) for key in ("queue", "exchange", "routing_key") if explicit.get(key)}
-    message = {
+    own = {key: explicit[key] for key in _OWN if explicit.get(key) is not None}
+    message: dict[str, Any] = {
         "serializer": values["serializer"],
         "compression": values["compression"],
         "priority": values["priority"],
         "delivery_mode": values["delivery_mode"],
-        # Only limits written at the task travel; those of the settings are the worker's own.
-        "hard_limit": explicit.get("time_limit"),
-        "soft_limit": explicit.get("soft_time_limit"),
         "ignore_result": values["ignore_result"] if task is not None else None,
     }
     static = app.producer.router.static and not app.conf.task_inherit_parent_priority
     if static:
-        message.update(_address(app, app.producer.router.route(name, (), {}, own, task)))
+        routed = app.producer.router.route(name, (), {}, own, task)
+        static = not routed.keys() & _TIMES
+        message.update(_fields(app, name, routed), **_address(app, routed))
     return Plan(message, own, values["expires"], static)
 
 
@@ -147,26 +153,47 @@ def _from_options(
     for key in given:
         if key not in KNOWN:
             raise TypeError(f"sending {name}: there is no option {key!r}{suggestion(key, KNOWN)}")
-    routed = app.producer.router.route(name, args, kwargs, {**plan.options, **given}, app.tasks.get(name))
-    fields: dict[str, Any] = _address(app, routed)
+    if plan.static and not given.keys() & _ADDRESS:
+        return _fields(app, name, given)
+    routed = app.producer.router.route(name, args, kwargs, {**plan.own, **given}, app.tasks.get(name))
+    fields = {**_fields(app, name, routed), **_address(app, routed)}
     if parent is not None and parent.message is not None and app.conf.task_inherit_parent_priority:
-        fields["priority"] = parent.message.priority
-    for option, field in _COPIED.items():
-        if routed.get(option) is not None:
-            fields[field] = routed[option]
-    if "delivery_mode" in fields:
-        fields["delivery_mode"] = KINDS["delivery_mode"].convert(fields["delivery_mode"])
-    fields.update(_times(app, name, routed))
-    hard, soft = routed.get("time_limit"), routed.get("soft_time_limit")
-    if hard is not None or soft is not None:
-        check_limits(name, soft, hard)
-        fields.update(hard_limit=hard, soft_limit=soft)
-    for option, field in (("link", "callbacks"), ("link_error", "errbacks")):
-        if linked := routed.get(option):
-            fields[field] = [as_signature(each).plain() for each in _as_list(linked)]
+        fields.setdefault("priority", parent.message.priority)
     return fields
 
 
+def _fields(app: GreenQ, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of build_task_message for options of a call, a task or a route; None counts as not given."""
+    fields: dict[str, Any] = {}
+    for option, value in options.items():
+        if value is None:
+            continue
+        field = _COPIED.get(option)
+        if field is not None:
+            fields[field] = value
+        elif option in _LINKS:
+            fields[_LINKS[option]] = [as_signature(each).plain() for each in _as_list(value)]
+        elif option in _TIMES:
+            fields["expires" if option == "expires" else "eta"] = _time(app, name, option, value)
+    if "delivery_mode" in fields:
+        fields["delivery_mode"] = KINDS["delivery_mode"].convert(fields["delivery_mode"])
+    # Only limits written at the task or the call travel; those of the settings are the worker's own.
+    check_limits(name, fields.get("soft_limit"), fields.get("hard_limit"))
+    return fields
+
+
+_ADDRESS = frozenset({"queue", "exchange", "routing_key"})
+_TIMES = frozenset({"countdown", "eta", "expires"})
+_LINKS = {"link": "callbacks", "link_error": "errbacks"}
+_OWN = (
+    *_ADDRESS,
+    "priority",
+    "serializer",
+    "compression",
+    "delivery_mode",
+    "time_limit",
+    "soft_time_limit",
+)
 _COPIED = {
     "serializer": "serializer",
     "compression": "compression",
@@ -183,20 +210,15 @@ _COPIED = {
     "chain": "chain",
     "chord": "chord",
     "retries": "retries",
+    "time_limit": "hard_limit",
+    "soft_time_limit": "soft_limit",
 }
 
 
-def _times(app: GreenQ, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    times: dict[str, Any] = {}
-    if given.get("countdown") is not None:
-        times["eta"] = moment(app, given["countdown"], f"sending {name}: countdown")
-    elif given.get("eta") is not None:
-        if isinstance(given["eta"], (int, float)):
-            raise TypeError(f"sending {name}: eta takes a datetime; for seconds from now use countdown")
-        times["eta"] = moment(app, given["eta"], f"sending {name}: eta")
-    if given.get("expires") is not None:
-        times["expires"] = moment(app, given["expires"], f"sending {name}: expires")
-    return times
+def _time(app: GreenQ, name: str, option: str, value: Any) -> datetime:
+    if option == "eta" and isinstance(value, (int, float)):
+        raise TypeError(f"sending {name}: eta takes a datetime; for seconds from now use countdown")
+    return moment(app, value, f"sending {name}: {option}")
 
 
 def moment(app: GreenQ, value: Any, what: str) -> datetime:

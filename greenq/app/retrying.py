@@ -88,10 +88,6 @@ def _message(
         "group_index": message.group_index,
         "time_limit": message.hard_limit,
         "soft_time_limit": message.soft_limit,
-        "chain": request.embed.get("chain"),
-        "chord": request.embed.get("chord"),
-        "link": request.embed.get("callbacks"),
-        "link_error": request.embed.get("errbacks"),
     }
     if message.expires is not None:
         passed_on["expires"] = datetime.fromtimestamp(message.expires, timezone.utc)
@@ -107,7 +103,8 @@ def _message(
         "headers": {**message.headers, **(options.get("headers") or {})},
         "add_to_parent": False,
     }
-    return build(task.app, message.name, args, kwargs, {**passed_on, **options, **fixed}).message
+    options = {**passed_on, **options, **fixed}
+    return build(task.app, message.name, args, kwargs, options, request.embed).message
 
 
 def autoretry_of(task: Task[..., Any], request: TaskContext, error: BaseException) -> Retry | None:

@@ -46,8 +46,9 @@ class Router:
         self._missing_type = str(conf.task_create_missing_queue_exchange_type or self._default_type)
         self._create_missing = bool(conf.task_create_missing_queues)
         self.queues = self._read_queues(conf)
-        self._lookups = [_lookup(each) for each in _as_list(conf.task_routes)]
-        self.static = not any(callable(each) or isinstance(each, str) for each in _as_list(conf.task_routes))
+        routes = _as_list(conf.task_routes)
+        self._lookups = [_lookup(each) for each in routes]
+        self.static = all(isinstance(each, (Mapping, list, tuple)) for each in routes)
 
     def route(
         self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None
@@ -84,7 +85,7 @@ class Router:
         known = self.queues.get(name)
         if known is not None:
             return known
-        if not isinstance(name, str):
+        if not isinstance(wanted, str):
             return _queue_from_object(wanted, self._default_type)
         if not self._create_missing:
             near = get_close_matches(name, self.queues, n=1)

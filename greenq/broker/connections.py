@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from kombu.exceptions import OperationalError
 from greenq.broker.stores import scheme_of
 from greenq.config import Settings
 from greenq.conversion import MASK, mask_url
-from greenq.exceptions import BrokerUnreachable, ConfigError
+from greenq.exceptions import BrokerError, BrokerUnreachable, ConfigError
 
 # scheme -> greenq's own kombu transport; every other scheme is kombu's.
 TRANSPORTS = {
@@ -25,6 +26,12 @@ TRANSPORTS = {
     "sqlite": "greenq.transports.sqlite:Transport",
 }
 _REDIS = frozenset({"redis", "rediss", "redis+socket", "unix"})
+# A subscriber never writes, so only the kernel can notice that its Redis is gone: after some 30 s.
+_KEEPALIVE = tuple(
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+)
 _ANSWER_TIMEOUT = 10.0  # seconds; a Redis that is silent for longer is taken for dead
 
 
@@ -75,12 +82,13 @@ def _options(scheme: str, conf: Settings) -> dict[str, Any]:
             "socket_connect_timeout": conf.broker_connection_timeout,
             "socket_timeout": _ANSWER_TIMEOUT,
             "socket_keepalive": True,
+            "socket_keepalive_options": dict(_KEEPALIVE),
         }
     return {}
 
 
 def _ssl(url: str, scheme: str, conf: Settings) -> Any:
-    # kombu takes rediss:// without options to mean "check nothing"; a certificate is checked unless told otherwise.
+    # To kombu, rediss:// without options means "check nothing"; here certificates are checked by default.
     if scheme == "rediss" and not isinstance(conf.broker_use_ssl, dict) and "ssl_cert_reqs" not in url:
         return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return conf.broker_use_ssl
@@ -91,6 +99,8 @@ def broker_errors(connection: kombu.Connection, url: str) -> Iterator[None]:
     """Turn whatever kombu and its libraries raise for a lost or refused connection into BrokerUnreachable."""
     try:
         yield
+    except BrokerError:
+        raise
     except (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError) as exc:
         reason = str(exc).strip() or type(exc).__name__
         raise BrokerUnreachable(f"no connection to {mask_url(url)}: {reason}") from exc

@@ -1,6 +1,6 @@
-"""The control plane's mailboxes over any kombu transport: a node's, for commands, and a client's, for replies.
+"""The control plane's mailboxes over any kombu transport: a node's for commands, a client's for replies.
 
-Both are Celery's `pidbox` on the wire (wire.md 4). An instance owns one connection and has one owner at a time.
+Both are Celery's `pidbox` on the wire (wire.md 4). An instance owns one connection and has one owner.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _PICKLES = frozenset({"pickle", "application/x-python-serialize"})
 _PROBE_EVERY = 10.0  # seconds of silence after which the broker is asked whether it is there
-_FAREWELL = 0.5  # seconds a client's mailbox waits for its own last message when it closes
 
 OnBadFrame = Callable[[BadFrame], None]
 
@@ -125,8 +124,8 @@ class _Link:
                 if exc.errno == errno.ETIMEDOUT:  # the peer's silence, not the end of our patience
                     raise
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
-                # A virtual transport reads a frame off its socket before it stumbles over what is in it, so the
-                # connection is as good as before. Of a half-read AMQP frame that cannot be said.
+                # A virtual transport has read the frame off its socket before it stumbles over what is in it:
+                # the connection is as good as before. Of a half-read AMQP frame that cannot be said.
                 if not isinstance(self.connection.transport, VirtualTransport):
                     raise BrokerUnreachable(f"what came from the broker makes no sense: {exc!r}") from exc
                 self.bad.append(BadFrame("undecodable", repr(exc)))
@@ -138,8 +137,10 @@ class _Link:
         taken, self.inbox[:] = list(self.inbox), ()
         return taken
 
-    def send(self, body: Mapping[str, Any], exchange: kombu.Exchange, key: str, headers: Mapping[str, Any]) -> None:
-        """Publish one message; `body` must be serializable, else kombu's EncodeError or a TypeError comes out."""
+    def send(
+        self, body: Mapping[str, Any], exchange: kombu.Exchange, key: str, headers: Mapping[str, Any]
+    ) -> None:
+        """Publish one message; a `body` that cannot be serialized raises what its serializer raises."""
         content_type, encoding, payload = dumps(body, self._serializer)
         with self.errors():
             self.producer.publish(
@@ -162,13 +163,8 @@ class _Link:
                 self.connection.heartbeat_check(rate=4)
             if now - self._heard >= _PROBE_EVERY:
                 self._heard = now
-                self.commands(self.channel).declare(passive=True)
-                self._probe()
-
-    def _probe(self) -> None:
-        # Declaring talks to the server on AMQP; of a virtual transport's exchanges only the client knows.
-        if isinstance(self.connection.transport, VirtualTransport):
-            self.channel.get_table(self.replies.name)
+                # Declaring again what is there changes nothing and asks the broker on every transport.
+                self.queue.queue_declare()
 
     def close(self) -> None:
         """Let go of the connection, whatever state it is in."""
@@ -183,7 +179,9 @@ class _Link:
 class NodeMailbox:
     """Where one node reads commands and answers them."""
 
-    def __init__(self, url: str, conf: Settings, hostname: str, clock: LogicalClock, on_bad: OnBadFrame) -> None:
+    def __init__(
+        self, url: str, conf: Settings, hostname: str, clock: LogicalClock, on_bad: OnBadFrame
+    ) -> None:
         self._link = _Link(url, conf, heartbeat=conf.broker_heartbeat or 0)
         self._hostname = hostname
         self._clock = clock
@@ -239,7 +237,7 @@ class NodeMailbox:
             self._send(frame, data)
         except BrokerError:
             raise
-        except Exception as exc:  # noqa: BLE001  (serializers raise what they like, user commands return what they like)
+        except Exception as exc:  # noqa: BLE001  (a user's command may return anything)
             self._send(frame, {"error": f"the reply of {frame.method} cannot be serialized: {exc!r}"[:2000]})
 
     def _send(self, frame: ControlFrame, data: object) -> None:
@@ -271,8 +269,8 @@ class NodeMailbox:
 class ReplyMailbox:
     """Where one client sends commands from and reads replies, over one connection and one reply queue.
 
-    The queue lives as long as the mailbox: a client that made one a call would leave a blocking read behind on
-    the last call's queue, and the next reply would be lost in it (wire.md 3.8).
+    The queue lives as long as the mailbox: a client with a queue for each call leaves a blocking read behind
+    on the last call's, and loses the next reply in it (wire.md 3.8).
     """
 
     def __init__(self, url: str, conf: Settings, clock: LogicalClock) -> None:
@@ -296,7 +294,7 @@ class ReplyMailbox:
         link.send(body, link.commands, "", headers)
 
     def receive(self, ticket: str, timeout: float) -> list[dict[str, Any]]:
-        """Wait up to `timeout` seconds for something; return the replies to `ticket` in it, {node: data} each."""
+        """Wait up to `timeout` seconds for something; return the replies to `ticket`, {node: data} each."""
         self._link.drain(timeout)
         self._link.bad.clear()
         found = []
@@ -314,25 +312,12 @@ class ReplyMailbox:
         try:
             with link.errors():
                 if self.listening:
-                    self._end_blocking_read()
                     link.consumer.cancel()
                     link.queue.delete()
         except BrokerError as exc:
             logger.debug("The reply queue is left to expire by itself: %s", exc)
         self.listening = False
         link.close()
-
-    def _end_blocking_read(self) -> None:
-        # kombu's Redis channel waits at its close for the BRPOP it has sent, up to a second: answer it ourselves.
-        link = self._link
-        if not isinstance(link.connection.transport, VirtualTransport):
-            return
-        link.send({}, link.replies, self.key, {"ticket": "farewell"})
-        deadline = time.monotonic() + _FAREWELL
-        while time.monotonic() < deadline:
-            link.drain(deadline - time.monotonic())
-            if any(message.headers.get("ticket") == "farewell" for message in link.take()):
-                return
 
 
 def _decoded(message: kombu.Message) -> dict[str, Any] | None:

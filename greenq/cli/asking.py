@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from greenq.cli.state import (
+    UNAVAILABLE,
     SectionCommand,
     SectionOption,
     State,
@@ -26,7 +27,9 @@ from greenq.control.registry import Command, Kind, default_registry
 from greenq.exceptions import GreenqError, NoReply
 
 ASKING = "Asking"
-_RESERVED = frozenset({"app", "broker", "config", "destination", "json", "quiet", "strict", "timeout", "workdir"})
+_RESERVED = frozenset(
+    {"app", "broker", "config", "destination", "json", "quiet", "strict", "timeout", "workdir"}
+)
 
 
 def asking_options() -> list[click.Option]:
@@ -34,10 +37,16 @@ def asking_options() -> list[click.Option]:
     return [
         remembered("-d", "--destination", metavar="NODE,...", section=ASKING, help="Ask these nodes only."),
         remembered(
-            *("-t", "--timeout"), type=float, metavar="SECONDS", section=ASKING, help="Wait this long. [default: 1.0]"
+            *("-t", "--timeout"),
+            type=float,
+            metavar="SECONDS",
+            section=ASKING,
+            help="Wait this long. [default: 1.0]",
         ),
         remembered("-j", "--json", is_flag=True, section=ASKING, help="Print JSON."),
-        remembered("--strict", is_flag=True, section=ASKING, help="Exit 1 on an error reply or a silent node."),
+        remembered(
+            "--strict", is_flag=True, section=ASKING, help="Exit 1 on an error reply or a silent node."
+        ),
     ]
 
 
@@ -46,7 +55,12 @@ class Asker(click.Group):
 
     def __init__(self, kind: Kind, summary: str) -> None:
         listing = click.Option(
-            ["--list"], is_flag=True, is_eager=True, expose_value=False, callback=self._list, help="List the commands."
+            ["--list"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=self._list,
+            help="List the commands.",
         )
         super().__init__(kind, help=summary, params=[*asking_options(), listing, *common_options()])
         self.kind: Kind = kind
@@ -79,19 +93,21 @@ class Asker(click.Group):
         try:
             found = self.get_command(ctx, name)
         except GreenqError:
-            # A name that is not built in may be the app's; when there is no app, a near built-in is the likelier cure.
+            # The name may be the app's; where there is no app, a near built-in one is the likelier cure.
             found = None
             if not self._near(name):
                 raise
         if found is None:
-            other = "control" if self.kind == "inspect" else "inspect"
+            other: Kind = "control" if self.kind == "inspect" else "inspect"
             if any(command.name == name for command in default_registry().of(other)):
                 raise click.UsageError(f"{name!r} is of the other kind: greenq {other} {name}", ctx)
             raise click.UsageError(f"no {self.kind} command {name!r}{self._near(name)}", ctx)
         return name, found, args[1:]
 
     def _near(self, name: str) -> str:
-        return suggestion(name, [command.name for command in default_registry().of(self.kind) if command.visible])
+        return suggestion(
+            name, [command.name for command in default_registry().of(self.kind) if command.visible]
+        )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See click."""
@@ -167,18 +183,28 @@ def ask(command: Command, arguments: dict[str, Any]) -> int:
         if state.json:
             _print_json(command, replies or [])
         missing = [node for node in nodes if node not in answered]
-        for node in missing:
-            click.echo(f"greenq: no reply from {node}{_near_node(client, node, timeout)}", err=True)
+        there = [node for reply in client.ping(timeout=timeout) for node in reply] if missing else []
+    for node in missing if there else ():
+        click.echo(f"greenq: no reply from {node}{_near_node(node, there)}", err=True)
     if not answered:
+        if there:
+            return UNAVAILABLE
         raise NoReply(_nobody(app, timeout))
     if command.kind == "inspect" and not state.json and not state.quiet:
         click.echo(f"\n{_online(len(answered))}")
-    failed = any(isinstance(data, dict) and "error" in data for reply in replies or () for data in reply.values())
+    failed = any(
+        isinstance(data, dict) and "error" in data for reply in replies or () for data in reply.values()
+    )
     return 1 if state.strict and (failed or missing) else 0
 
 
 def _tell(
-    client: Control, command: Command, arguments: dict[str, Any], nodes: list[str], timeout: float, state: State
+    client: Control,
+    command: Command,
+    arguments: dict[str, Any],
+    nodes: list[str],
+    timeout: float,
+    state: State,
 ) -> list[Reply]:
     """Send a command that nobody answers, to those who answer a ping: the sender learns whom it reached."""
     there = [node for reply in client.ping(nodes, timeout=timeout) for node in reply]
@@ -206,12 +232,11 @@ def _print_json(command: Command, replies: list[Reply]) -> None:
     click.echo(as_json(merged if command.kind == "inspect" else replies))
 
 
-def _near_node(client: Control, node: str, timeout: float) -> str:
-    there = [name for reply in client.ping(timeout=timeout) for name in reply]
+def _near_node(node: str, there: Sequence[str]) -> str:
     near = difflib.get_close_matches(node, there, 1)
-    if near:
+    if near and near[0] != node:
         return f"; did you mean {near[0]!r}?"
-    return f"; there {'is' if len(there) == 1 else 'are'} {', '.join(sorted(there))}" if there else ""
+    return f"; there {'is' if len(there) == 1 else 'are'} {', '.join(sorted(there))}"
 
 
 def _nobody(app: Any, timeout: float) -> str:
@@ -253,5 +278,7 @@ def _print_status(reply: Reply) -> None:
 inspect = Asker("inspect", "Ask workers what they do.")
 control = Asker("control", "Change what workers do.")
 status = with_common_options(
-    SectionCommand("status", callback=_status, help="Show which workers answer.", params=list(asking_options()))
+    SectionCommand(
+        "status", callback=_status, help="Show which workers answer.", params=list(asking_options())
+    )
 )

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import click
 
 from greenq import __version__
-from greenq.cli.state import State, common_options, format_sections, suggestion
+from greenq.cli.state import UNAVAILABLE, State, common_options, format_sections, suggestion
 from greenq.exceptions import BadArgument, BrokerError, ConfigError, GreenqError, NoReply, UnknownCommand
 
 USAGE = 2
-UNAVAILABLE = 69  # EX_UNAVAILABLE, as Celery
 
 
 class Entry(NamedTuple):
@@ -51,11 +50,11 @@ Exit codes: 0 done, 1 failed, 2 wrong line or settings, 69 no broker or no worke
 class Root(click.Group):
     """Loads a sub-command when it is asked for, so that help costs nothing but click."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """See click."""
         return [entry.name for entry in TABLE]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """See click."""
         for entry in TABLE:
             if entry.name == cmd_name:
@@ -142,7 +141,7 @@ def explain(exc: Exception) -> tuple[str, int]:
 
 
 def _plain(message: str) -> str:
-    """click's sentence as ours: one line, a small letter in front, no full stop."""
+    """Click's sentence as ours: one line, a small letter in front, no full stop."""
     line = " ".join(message.split()).rstrip(".")
     return line[:1].lower() + line[1:] if line[1:2].islower() else line
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from greenq.cli.state import Choice, Names, SectionCommand, SectionOption, State, with_common_options
+from greenq.cli.state import Choice, Names, SectionCommand, SectionOption, State, Word, with_common_options
 from greenq.exceptions import ConfigError
 
 POOLS = ("gevent", "solo")
@@ -14,7 +14,7 @@ LATER = ("eventlet", "prefork", "processes", "threads")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
-class Concurrency(click.ParamType):
+class Concurrency(Word):
     """A number of slots, or "auto"."""
 
     name = "N|auto"
@@ -37,14 +37,14 @@ def _run(**given: Any) -> int:
     pool = given.pop("pool") or state.pool
     if pool != state.pool:
         raise ConfigError(
-            f"this process was made ready for the pool {state.pool} ({state.pool_source}), not {pool}: say it once"
+            f"the process is ready for the pool {state.pool} ({state.pool_source}), not {pool}: say it once"
         )
     app = state.load_app()
     wanted = app.conf.worker_pool
     if wanted and wanted != pool and state.pool_source == "default":
         raise ConfigError(
-            f"the settings say worker_pool={wanted!r}, but the pool has to be known before the app is imported: "
-            f"write -P {wanted}, GREENQ_POOL={wanted}, or pool under [tool.greenq] in pyproject.toml"
+            f"the settings say worker_pool={wanted!r}, but the pool has to be known before they are "
+            f"read: write -P {wanted}, GREENQ_POOL={wanted}, or pool under [tool.greenq] in pyproject.toml"
         )
     from greenq import naming
     from greenq.pools.table import DEFAULT_SIZE
@@ -78,15 +78,24 @@ worker = with_common_options(
                 *("-P", "--pool"),
                 type=Choice(POOLS, LATER),
                 section="Common",
-                help="Where tasks run. [default: gevent; env GREENQ_POOL; pool under [tool.greenq] in pyproject.toml]",
+                help="Where tasks run; also GREENQ_POOL, or pool under [tool.greenq] in pyproject.toml. "
+                "[default: gevent]",
             ),
             _option(
                 *("-c", "--concurrency"),
                 type=Concurrency(),
                 section="Common",
-                help="Tasks at once; 'auto' is what suits the pool, 0 what the settings say. [default: worker_concurrency]",
+                help="Tasks at once; 'auto' is what suits the pool, 0 what the settings say. "
+                "[default: worker_concurrency]",
             ),
-            _option("-Q", "--queues", type=Names(), metavar="A,B", section="Common", help="Consume from these only."),
+            _option(
+                "-Q",
+                "--queues",
+                type=Names(),
+                metavar="A,B",
+                section="Common",
+                help="Consume from these only.",
+            ),
             _option(
                 *("-l", "--loglevel"),
                 type=Choice(LEVELS, upper=True),
@@ -99,9 +108,28 @@ worker = with_common_options(
                 section="Node",
                 help="Node name; %h, %n, %d: host name, its first part, the rest. [default: greenq@%h]",
             ),
-            _option("--logfile", metavar="PATH", section="Node", help="Log to a file; %n, %h, %p as in the node name."),
-            _option("-X", "--exclude-queues", type=Names(), metavar="A,B", section="Tasks", help="But not from these."),
-            _option("-I", "--include", type=Names(), metavar="A,B", section="Tasks", help="Import these modules too."),
+            _option(
+                "--logfile",
+                metavar="PATH",
+                section="Node",
+                help="Log to a file; %n, %h, %p as in the node name.",
+            ),
+            _option(
+                "-X",
+                "--exclude-queues",
+                type=Names(),
+                metavar="A,B",
+                section="Tasks",
+                help="But not from these.",
+            ),
+            _option(
+                "-I",
+                "--include",
+                type=Names(),
+                metavar="A,B",
+                section="Tasks",
+                help="Import these modules too.",
+            ),
             _option(
                 "--prefetch-multiplier",
                 type=click.IntRange(min=0),

@@ -1,14 +1,14 @@
 """Read the command line before anything is imported: which sub-command, and for a worker which pool.
 
-The pool has to be known first, since patching the standard library after other imports is too late. Only `os`
-and `sys` may be imported here.
+The pool has to be known first, since patching the standard library after other imports is too late. Nothing
+that keeps a socket, a lock or a sleep may be imported here.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 DEFAULT_POOL = "gevent"
 _PRINTS = frozenset({"-h", "--help", "--version"})
@@ -17,14 +17,25 @@ _FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge
 _VALUED = frozenset(
     {
         *("-A", "--app", "-b", "--broker", "--result-backend", "--workdir", "--config"),
-        *("-P", "--pool", "-c", "--concurrency", "-n", "--hostname", "-Q", "--queues", "-X", "--exclude-queues"),
+        *(
+            "-P",
+            "--pool",
+            "-c",
+            "--concurrency",
+            "-n",
+            "--hostname",
+            "-Q",
+            "--queues",
+            "-X",
+            "--exclude-queues",
+        ),
         *("-I", "--include", "-l", "--loglevel", "--logfile", "--prefetch-multiplier"),
     }
 )
 
 
 def arrange(argv: Sequence[str]) -> list[str]:
-    """Put the sub-command first, wherever it was written; without one, `greenq -A proj -P gevent` means `worker`.
+    """Put the sub-command first, wherever it was written; options without one mean `worker`.
 
     A line with an option that is not known is left as it is: the parser then says what was meant.
     """
@@ -52,14 +63,14 @@ def _carries_value(word: str) -> bool:
 
 
 def pool_of(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Find the pool of a worker's command line, and where it was said: "-P", "GREENQ_POOL", a file, or "default"."""
+    """Find the pool of a worker's line, and where it was said: "-P", "GREENQ_POOL", a file, or "default"."""
     said = option(argv, "-P", "--pool")
     if said:
         return said, "-P"
     if environ.get("GREENQ_POOL"):
         return environ["GREENQ_POOL"], "GREENQ_POOL"
-    path = os.path.join(option(argv, "", "--workdir") or ".", "pyproject.toml")
-    if os.path.exists(path):
+    path = Path(option(argv, "", "--workdir") or ".") / "pyproject.toml"
+    if path.exists():
         pool = _pool_in(path)
         if pool:
             return pool, "pyproject.toml"
@@ -84,12 +95,12 @@ def option(argv: Sequence[str], short: str, long: str) -> str:
     return value
 
 
-def _pool_in(path: str) -> str:
+def _pool_in(path: Path) -> str:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         try:
             table = tomllib.load(file)
         except tomllib.TOMLDecodeError as exc:

@@ -1,28 +1,24 @@
-"""What every sub-command shares: the options that may stand anywhere, the app they lead to, and typed values."""
+"""What sub-commands share: the options that may stand anywhere, the app they lead to, typed values."""
 
 from __future__ import annotations
 
 import difflib
 import os
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from greenq.exceptions import AppNotFound, ConfigError, GreenqError
+from greenq.exceptions import AppNotFound
 
 if TYPE_CHECKING:
     from greenq.app.base import GreenQ
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 @dataclass(slots=True)
 class State:
-    """What the line said. Options before and after the sub-command fill the same fields; the last one wins."""
+    """What the line said. Options before and after the sub-command fill the same fields; the last wins."""
 
     pool: str = "gevent"
     pool_source: str = "default"
@@ -45,7 +41,7 @@ class State:
         `bare` allows an app without tasks when only a broker was named: enough to ask and to purge.
 
         Raises:
-            ConfigError: naming what was tried, or the line of the user's code that failed.
+            AppNotFound: naming what was tried, or the line of the user's code that failed.
         """
         if self.broker:
             os.environ["GREENQ_BROKER_URL"] = self.broker
@@ -61,28 +57,9 @@ class State:
             from greenq.app.base import GreenQ
 
             app = GreenQ("greenq", broker=self.broker)
-        except GreenqError:
-            raise
-        except Exception as exc:
-            raise ConfigError(f"the app cannot be imported: {_where(exc)}") from exc
         if self.config:
             app.config_from_object(self.config)
         return app
-
-
-def _where(exc: Exception) -> str:
-    """The error and the user's line it came from."""
-    kind = type(exc).__name__
-    if isinstance(exc, SyntaxError):
-        return f"{exc.filename}:{exc.lineno}: {kind}: {exc.msg}: {(exc.text or '').strip()}"
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(exc.__traceback__)
-        if not frame.filename.startswith((own, "<frozen"))
-    ]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{place}{kind}: {exc}"
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -130,6 +107,7 @@ def format_sections(command: click.Command, ctx: click.Context, formatter: click
 
 
 COMMON = "Options of every command"
+UNAVAILABLE = 69  # no broker, or nobody answered; EX_UNAVAILABLE, as Celery
 
 
 def common_options() -> list[click.Option]:
@@ -140,15 +118,25 @@ def common_options() -> list[click.Option]:
             *("-A", "--app"),
             metavar="MODULE[:ATTR]",
             section=COMMON,
-            help="The app; else GREENQ_APP, [tool.greenq] app in pyproject.toml, or tasks.py, app.py, celery.py here.",
+            help="The app; else GREENQ_APP, app under [tool.greenq] in pyproject.toml, or tasks.py, app.py, "
+            "celery.py here.",
         ),
         remembered(
-            *("-b", "--broker"), metavar="URL", section=COMMON, help="The broker, over GREENQ_BROKER_URL and settings."
+            *("-b", "--broker"),
+            metavar="URL",
+            section=COMMON,
+            help="The broker, over GREENQ_BROKER_URL and settings.",
         ),
         remembered("--result-backend", metavar="URL", section=COMMON, help="The result store, likewise."),
-        remembered("--workdir", type=path, is_eager=True, section=COMMON, help="Change to this directory first."),
-        remembered("--config", metavar="MODULE", section=COMMON, help="A module of settings to lay over the app's."),
-        remembered("-C", "--no-color", is_flag=True, section=COMMON, help="No colour; NO_COLOR does the same."),
+        remembered(
+            "--workdir", type=path, is_eager=True, section=COMMON, help="Change to this directory first."
+        ),
+        remembered(
+            "--config", metavar="MODULE", section=COMMON, help="A module of settings to lay over the app's."
+        ),
+        remembered(
+            "-C", "--no-color", is_flag=True, section=COMMON, help="No colour; NO_COLOR does the same."
+        ),
         remembered("-q", "--quiet", is_flag=True, section=COMMON, help="No banner, no closing lines."),
         remembered("--traceback", is_flag=True, section=COMMON, help="Show where an error came from."),
     ]
@@ -160,7 +148,11 @@ def with_common_options(command: click.Command) -> click.Command:
     return command
 
 
-class Choice(click.ParamType):
+class Word(click.ParamType):  # type: ignore[type-arg]  # it takes an argument only since click 8.4
+    """The base of our own kinds of values."""
+
+
+class Choice(Word):
     """One of several words, with a suggestion for a mistyped one, and a reason for those not offered yet."""
 
     name = "choice"
@@ -170,7 +162,7 @@ class Choice(click.ParamType):
         self.later = later
         self.upper = upper
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """See click."""
         return f"[{'|'.join(self.choices)}]"
 
@@ -182,15 +174,17 @@ class Choice(click.ParamType):
         if word in self.later:
             self.fail(f"{word} is not in this version yet; there are {', '.join(self.choices)}", param, ctx)
         near = suggestion(word, (*self.choices, *self.later))
-        self.fail(f"{value!r} is none of {', '.join(self.choices)}{near}", param, ctx)
+        return self.fail(f"{value!r} is none of {', '.join(self.choices)}{near}", param, ctx)
 
 
-class Names(click.ParamType):
+class Names(Word):
     """Names with commas between them."""
 
     name = "names"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ARG002
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         """See click."""
         if isinstance(value, tuple):
             return value

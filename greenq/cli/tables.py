@@ -28,7 +28,9 @@ def plain(data: Any) -> str:
     if isinstance(data, (list, tuple)):
         if not data:
             return "- empty -"
-        return "\n".join(f"* {item if isinstance(item, str) else as_json(item, indent=None)}" for item in data)
+        return "\n".join(
+            f"* {item if isinstance(item, str) else as_json(item, indent=None)}" for item in data
+        )
     if isinstance(data, dict):
         return as_json(data)
     return "-" if data is None else str(data)
@@ -69,7 +71,13 @@ def _call(info: Mapping[str, Any]) -> str:
 
 def _active(data: Any) -> str:
     rows = [
-        (info.get("id"), info.get("name"), _since(info.get("time_start")), info.get("worker_pid"), _call(info))
+        (
+            info.get("id"),
+            info.get("name"),
+            _since(info.get("time_start")),
+            info.get("worker_pid"),
+            _call(info),
+        )
         for info in data
     ]
     return table(("ID", "TASK", "RUNNING", "PID", "ARGUMENTS"), rows)
@@ -82,7 +90,9 @@ def _since(started: Any) -> str:
 
 
 def _reserved(data: Any) -> str:
-    return table(("ID", "TASK", "ARGUMENTS"), [(info.get("id"), info.get("name"), _call(info)) for info in data])
+    return table(
+        ("ID", "TASK", "ARGUMENTS"), [(info.get("id"), info.get("name"), _call(info)) for info in data]
+    )
 
 
 def _scheduled(data: Any) -> str:
@@ -110,7 +120,12 @@ def _registered(data: Any) -> str:
 
 def _queues(data: Any) -> str:
     rows = [
-        (queue.get("name"), (queue.get("exchange") or {}).get("name"), queue.get("routing_key"), queue.get("durable"))
+        (
+            queue.get("name"),
+            (queue.get("exchange") or {}).get("name"),
+            queue.get("routing_key"),
+            queue.get("durable"),
+        )
         for queue in data
     ]
     return table(("QUEUE", "EXCHANGE", "ROUTING KEY", "DURABLE"), rows)
@@ -122,7 +137,9 @@ def _stats(data: Any) -> str:
     for group in ("pool", "broker", "rusage"):
         value = data.get(group)
         if isinstance(value, dict):
-            lines += [(f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "")]
+            lines += [
+                (f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "")
+            ]
     width = max((len(name) for name, _ in lines), default=0)
     text = "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
     counts = sorted(total.items(), key=lambda item: (-item[1], item[0]))

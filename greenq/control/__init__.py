@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from greenq.control.panel import Accepted, MainHub, Panel, Scheduled
-from greenq.control.registry import Command, Registry, control_command, default_registry, inspect_command, user_commands
+from greenq.control.registry import (
+    Command,
+    Registry,
+    control_command,
+    default_registry,
+    inspect_command,
+    user_commands,
+)
 
 __all__ = [
     "Accepted",

@@ -1,4 +1,4 @@
-"""What a command's annotations say: checking values that came over the wire, reading text typed at the prompt."""
+"""What a command's annotations say: checking values from the wire, reading text typed at the prompt."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ MISSING: Any = _Missing()
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One argument of a command. `default is MISSING` where it has to be given."""
+    """One argument of a command. `default is MISSING` where it has to be given, `keyword` after a `*`."""
 
     name: str
     kind: Any = Any
     default: Any = MISSING
+    keyword: bool = False
 
     @property
     def required(self) -> bool:
@@ -38,7 +39,9 @@ class Parameter:
     @property
     def is_flag(self) -> bool:
         """Is it a plain yes or no?"""
-        return self.kind is bool or (_is_union(self.kind) and set(get_args(self.kind)) == {bool, types.NoneType})
+        return self.kind is bool or (
+            _is_union(self.kind) and set(get_args(self.kind)) == {bool, types.NoneType}
+        )
 
 
 def supported(kind: Any) -> bool:
@@ -68,7 +71,7 @@ def describe(kind: Any) -> str:
         return "list of " + describe(get_args(kind)[0])
     if kind in _LISTS:
         return "list"
-    if kind in _DICTS or origin in _DICTS:
+    if _is(kind, _DICTS):
         return "object"
     return str(kind.__name__)
 
@@ -81,28 +84,22 @@ def check(kind: Any, value: Any) -> Any:
     """
     if kind is Any:
         return value
-    if kind in (None, types.NoneType):
-        if value is None:
-            return None
-    elif _is_union(kind):
+    if _is_union(kind):
         return _first_that_fits(kind, value)
-    elif get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-    elif kind in _LISTS or get_origin(kind) in _LISTS:
-        if isinstance(value, (list, tuple)):
-            part = get_args(kind)[0] if get_args(kind) else Any
-            return [check(part, each) for each in value]
-    elif kind in _DICTS or get_origin(kind) in _DICTS:
-        if isinstance(value, dict):
-            part = get_args(kind)[1] if get_args(kind) else Any
-            return {str(key): check(part, each) for key, each in value.items()}
-    else:
-        return _check_scalar(kind, value)
-    raise TypeError(describe(kind))
+    if _is(kind, _LISTS) and isinstance(value, (list, tuple)):
+        part = _part(kind, 0, Any)
+        return [check(part, each) for each in value]
+    if _is(kind, _DICTS) and isinstance(value, dict):
+        part = _part(kind, 1, Any)
+        return {str(key): check(part, each) for key, each in value.items()}
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    return _check_scalar(kind, value)
 
 
 def _check_scalar(kind: Any, value: Any) -> Any:
+    if kind in (None, types.NoneType) and value is None:
+        return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and number:
         return float(value)
@@ -138,32 +135,39 @@ def read_text(kind: Any, text: str) -> Any:
         raise ValueError(f"{text!r} is not {describe(kind)}")
     try:
         return _read_scalar(kind, text)
-    except ValueError:
+    except (KeyError, ValueError):
         raise ValueError(f"{text!r} is not {describe(kind)}") from None
 
 
 def _read_scalar(kind: Any, text: str) -> Any:
-    if kind is bool:
-        if text.lower() not in _TRUE | _FALSE:
-            raise ValueError
-        return text.lower() in _TRUE
     if kind in (int, float):
         return kind(text)
-    if kind in (None, types.NoneType):
-        if text.lower() not in {"null", "none"}:
-            raise ValueError
-        return None
-    if kind in _LISTS or get_origin(kind) in _LISTS:
-        part = get_args(kind)[0] if get_args(kind) else str
+    if _is(kind, _LISTS):
+        part = _part(kind, 0, str)
         return [read_text(part, each) for each in text.split(",")]
-    if kind in _DICTS or get_origin(kind) in _DICTS:
+    if _is(kind, _DICTS):
         return json.loads(text)
+    if kind is str or kind is Any:
+        return text
+    return _words_of(kind)[text if get_origin(kind) is Literal else text.lower()]
+
+
+def _words_of(kind: Any) -> dict[str, Any]:
+    """What may be typed for a kind with few values, and what it means."""
+    if kind is bool:
+        return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
     if get_origin(kind) is Literal:
-        for choice in get_args(kind):
-            if str(choice) == text:
-                return choice
-        raise ValueError
-    return text
+        return {str(choice): choice for choice in get_args(kind)}
+    return {"null": None, "none": None}
+
+
+def _is(kind: Any, family: tuple[Any, ...]) -> bool:
+    return kind in family or get_origin(kind) in family
+
+
+def _part(kind: Any, index: int, default: Any) -> Any:
+    parts = get_args(kind)
+    return parts[index] if parts else default
 
 
 def _is_union(kind: Any) -> bool:

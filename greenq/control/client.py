@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from greenq.broker.mailbox import ReplyMailbox
 from greenq.broker.publisher import open_publisher
@@ -18,6 +18,9 @@ from greenq.config import Settings
 from greenq.control.inspection import Inspect
 from greenq.exceptions import BrokerUnreachable
 from greenq.wire.control import LogicalClock, command_body, with_reply
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Reply = dict[str, Any]
 Destination = str | Sequence[str] | None
@@ -28,16 +31,21 @@ _FRESH = 8.0  # seconds: an unused one is not trusted longer, and its queue expi
 class Broker(Protocol):
     """Where an app's broker is."""
 
-    url: str
+    @property
+    def url(self) -> str:
+        """Its URL, password included."""
 
 
 class App(Protocol):
     """What the client needs of an application."""
 
     @property
-    def conf(self) -> Settings: ...
+    def conf(self) -> Settings:
+        """Its settings."""
+
     @property
-    def broker(self) -> Broker: ...
+    def broker(self) -> Broker:
+        """Its broker."""
 
 
 @dataclass(slots=True)
@@ -50,8 +58,8 @@ class _Kept:
 class Control:
     """Sends commands to workers and collects their replies.
 
-    Safe to use from several greenlets and threads of one hub: each call in progress has a connection and a reply
-    queue of its own, which are kept for the next call and deleted by `close` or when the process ends.
+    Safe to use from several greenlets or threads: each call in progress has a connection and a reply queue of
+    its own, kept for the next call and deleted by `close` or when the process ends.
     """
 
     def __init__(self, app: App) -> None:
@@ -60,7 +68,7 @@ class Control:
         self._kept: deque[_Kept] = deque()
         self._finalizer = weakref.finalize(self, _close_all, self._kept)
 
-    def broadcast(
+    def broadcast(  # noqa: PLR0913, PLR0917  (Celery's signature)
         self,
         command: str,
         arguments: Mapping[str, Any] | None = None,
@@ -73,16 +81,12 @@ class Control:
         matcher: str | None = None,
         **more: Any,
     ) -> list[Reply] | None:
-        """Send a command to all workers, to those named, or to those whose name matches a glob.
+        """Send a command to all workers, to those named, or to those whose name matches a pattern.
 
         Blocks until `limit` replies (by default the number of nodes named) are in or `timeout` seconds have
-        passed; without `reply`, until the broker has the command.
-
-        Args:
-            arguments: of the command; more may be given as keywords.
-            destination: node names, one or several.
-            callback: called with each reply as it comes in.
-            pattern: with `matcher` "glob"; Celery's workers know "pcre" too.
+        passed; without `reply`, until the broker has the command. `callback` is called with each reply as it
+        comes in. The command's arguments may be keywords too. The matcher is "glob"; Celery's workers know
+        "pcre" besides.
 
         Returns:
             The replies in the order of their arrival, {node: data} each; None without `reply`.
@@ -110,7 +114,7 @@ class Control:
 
     @contextmanager
     def _mailbox(self, ask: Callable[[ReplyMailbox], None]) -> Iterator[ReplyMailbox]:
-        """Send through a kept mailbox or a new one; an idle connection may have died, so a kept one gets one more try."""
+        """Send through a kept mailbox, or a new one where there is none or its connection has died."""
         mailbox = self._take()
         try:
             if mailbox is not None:
@@ -152,7 +156,7 @@ class Control:
         """Delete the reply queues and let go of the connections. The client may be used again."""
         _close_all(self._kept)
 
-    def __enter__(self) -> Control:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -193,7 +197,7 @@ class Control:
         task_id: str | Sequence[str],
         destination: Destination = None,
         terminate: bool = False,  # noqa: FBT001, FBT002  (Celery's signature)
-        signal: str | int = "SIGTERM",
+        signal: str | int | None = "SIGTERM",
         **options: Any,
     ) -> list[Reply] | None:
         """Never start the tasks of these ids; with `terminate`, end those that run."""
@@ -205,7 +209,7 @@ class Control:
         self,
         task_id: str | Sequence[str],
         destination: Destination = None,
-        signal: str | int = "SIGTERM",
+        signal: str | int | None = "SIGTERM",
         **options: Any,
     ) -> list[Reply] | None:
         """End the tasks of these ids though they run."""
@@ -239,7 +243,14 @@ def known_queues(conf: Settings) -> list[str]:
     queues = conf.task_queues
     if not queues:
         return [conf.task_default_queue]
-    return [queue if isinstance(queue, str) else queue.name for queue in queues]
+    return [_queue_name(queue) for queue in queues]
+
+
+def _queue_name(queue: Any) -> str:
+    if isinstance(queue, str):
+        return queue
+    name: str = queue["name"] if isinstance(queue, Mapping) else queue.name
+    return name
 
 
 def _collect(

@@ -20,13 +20,18 @@ class Inspect:
         self._ask = ask
 
     def _request(
-        self, command: str, arguments: Mapping[str, Any] | None = None, nodes: str | Sequence[str] | None = None
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        nodes: str | Sequence[str] | None = None,
     ) -> Replies:
         found: dict[str, Any] = {}
         for reply in self._ask(command, arguments or {}, nodes) or ():
             for node, data in reply.items():
                 if node in found:
-                    warnings.warn(f"two live nodes are called {node}: give each its own name with -n", stacklevel=3)
+                    warnings.warn(
+                        f"two live nodes are called {node}: give each its own name with -n", stacklevel=3
+                    )
                 found[node] = data
         return found or None
 

@@ -1,7 +1,7 @@
 """The listener: reads commands from the node's mailbox and answers them, whatever the pool is doing.
 
-It lives in the service thread, with a connection and a hub of its own, and never dies: a bad frame is counted,
-a failing command is an error reply, a lost broker is waited for.
+It lives in the service thread, with a connection of its own, and never dies: a bad frame is counted, a
+failing command is an error reply, a lost broker is waited for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Listener:
         self._answers: deque[tuple[ControlFrame, object]] = deque()
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Listen until `stopped`, which is asked several times a second. Blocks; call it in the service thread."""
+        """Listen until `stopped()`, asked several times a second. Blocks; call it in the service thread."""
         failures = 0
         while not stopped():
             try:

@@ -41,8 +41,9 @@ class Scheduled(NamedTuple):
 class Panel(Protocol):
     """What a command may see and do.
 
-    Everything is called from the service thread, several commands at a time. The first group returns snapshots
-    and never waits for the main hub. Verbs may raise `Accepted`; whatever they raise else is an error reply.
+    Everything is called from the service thread, several commands at a time. All but the verbs at the end
+    return snapshots and never wait for the main hub. Verbs may raise `Accepted`; what else they raise is an
+    error reply.
     """
 
     hostname: str  # the node's full name
@@ -110,7 +111,7 @@ class Panel(Protocol):
 class MainHub:
     """Posts verbs to the main hub from the service thread.
 
-    Only a deque and the loop's own bell cross between hubs: green events and queues lose wake-ups there. So the
+    Only a deque and the loop's own bell cross between hubs: green events and queues lose wake-ups there. The
     caller looks for its answer, more and more rarely, and lets the other fibers of its hub run meanwhile.
     """
 

@@ -32,9 +32,9 @@ MODULES = (
 class Command:
     """One remote command.
 
-    `instant` marks one that only reads snapshots, so that the listener may run it between two messages; others
-    run beside it. `replies` is False for one that never answers. `options` names the parameters that the prompt
-    takes as `--name` and not by position; `variadic` the one that takes all words that are left.
+    `instant` marks one that only reads snapshots: it is run between two messages, others beside the listener.
+    `replies` is False for one that never answers. `options` names the parameters that the prompt takes
+    as `--name` and not by position, `variadic` the one that takes all words that are left.
     """
 
     name: str
@@ -78,7 +78,9 @@ class Command:
                 given[name] = check(parameter.kind, value)
             except TypeError:
                 wanted, got = describe(parameter.kind), repr(value)
-                raise BadArgument(f"{self.name}: argument {name!r} must be {wanted}, not {got[:200]}") from None
+                raise BadArgument(
+                    f"{self.name}: argument {name!r} must be {wanted}, not {got[:200]}"
+                ) from None
         return given
 
     def read_words(self, words: Sequence[str]) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class Command:
         return [parameter for parameter in self.parameters if parameter.name in self.options]
 
 
-def make_command(
+def make_command(  # noqa: PLR0913  (Celery's keywords)
     run: Callable[..., Any],
     kind: Kind,
     *,
@@ -142,7 +144,11 @@ def make_command(
     for wanted in (*listed, *([variadic] if variadic else ())):
         if wanted not in known:
             raise ConfigError(f"command {title}: its function has no parameter {wanted!r}")
-    positional = (set(listed) | {variadic}) if args is not None or variadic else known
+    positional = set(listed) | {variadic}
+    if args is None and not variadic:
+        positional = {
+            parameter.name for parameter in parameters if parameter.required or not parameter.keyword
+        }
     return Command(
         name=title,
         kind=kind,
@@ -161,7 +167,9 @@ def make_command(
     )
 
 
-def _parameters(run: Callable[..., Any], title: str, listed: Mapping[str, Any]) -> tuple[tuple[Parameter, ...], bool]:
+def _parameters(
+    run: Callable[..., Any], title: str, listed: Mapping[str, Any]
+) -> tuple[tuple[Parameter, ...], bool]:
     try:
         hints = get_type_hints(run)
     except NameError as exc:
@@ -179,7 +187,8 @@ def _parameters(run: Callable[..., Any], title: str, listed: Mapping[str, Any]) 
         kind = hints.get(each.name, listed.get(each.name, Any))
         if not supported(kind):
             raise ConfigError(f"command {title}: values of {each.name!r} ({kind!r}) cannot be checked")
-        found.append(Parameter(each.name, kind, MISSING if each.default is each.empty else each.default))
+        default = MISSING if each.default is each.empty else each.default
+        found.append(Parameter(each.name, kind, default, keyword=each.kind is each.KEYWORD_ONLY))
     return tuple(found), extras
 
 
@@ -227,7 +236,7 @@ class Registry:
         return len(self._commands)
 
 
-# The one mutable global of this package, on purpose: a decorator in a user's module has nothing else to write to.
+# The one mutable global of this room, on purpose: a decorator in a user's module has nowhere else to write.
 user_commands = Registry()
 
 
@@ -247,7 +256,7 @@ def inspect_command(run: F, /) -> F: ...
 @overload
 def inspect_command(run: None = None, /, **meta: Any) -> Callable[[F], F]: ...
 def inspect_command(run: F | None = None, /, **meta: Any) -> F | Callable[[F], F]:
-    """Make a function a remote command that reads; bare, or called with `make_command`'s keywords."""
+    """Make a function a remote command that reads; bare, or called with keywords of `make_command`."""
     return _decorated("inspect", run, meta)
 
 
@@ -256,7 +265,7 @@ def control_command(run: F, /) -> F: ...
 @overload
 def control_command(run: None = None, /, **meta: Any) -> Callable[[F], F]: ...
 def control_command(run: F | None = None, /, **meta: Any) -> F | Callable[[F], F]:
-    """Make a function a remote command that changes something; bare, or called with `make_command`'s keywords."""
+    """Make a function a remote command that acts; bare, or called with keywords of `make_command`."""
     return _decorated("control", run, meta)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,18 @@ from greenq.control.panel import Panel
 from greenq.exceptions import MessageError
 from greenq.model import Request
 
-_SCALARS = (str, int, float, bool, type(None), bytes, datetime.date, datetime.time, decimal.Decimal, uuid.UUID)
+_SCALARS = (
+    str,
+    int,
+    float,
+    bool,
+    type(None),
+    bytes,
+    dt.date,
+    dt.time,
+    decimal.Decimal,
+    uuid.UUID,
+)
 _DEPTH = 32  # levels of an argument that are shown; what is deeper becomes text
 
 
@@ -20,7 +31,7 @@ def task_info(
     request: Request,
     args: Any,
     kwargs: Any,
-    safe: bool = False,
+    safe: bool = False,  # noqa: FBT001, FBT002  (Celery's)
     *,
     hostname: str = "",
     acknowledged: bool = False,
@@ -46,7 +57,7 @@ def task_info(
     }
 
 
-def info_of(panel: Panel, request: Request, safe: bool = False) -> dict[str, Any]:
+def info_of(panel: Panel, request: Request, *, safe: bool = False) -> dict[str, Any]:
     """The same, with everything read from the panel.
 
     Arguments that cannot be decoded are shown as the text their sender made of them.
@@ -75,7 +86,10 @@ def showable(value: Any, depth: int = _DEPTH) -> Any:
     if depth == 0:
         return repr(value)
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else repr(key): showable(each, depth - 1) for key, each in value.items()}
+        return {
+            key if isinstance(key, str) else repr(key): showable(each, depth - 1)
+            for key, each in value.items()
+        }
     if isinstance(value, Sequence):
         return [showable(each, depth - 1) for each in value]
     return repr(value)

@@ -101,12 +101,15 @@ class GenericLink:
     def prefetch(self, count: int) -> None:
         """See Link."""
         with self._client.mine() as channel:
-            channel.basic_qos(0, count, False)
+            channel.basic_qos(0, count, a_global=False)
 
     def wait(self, timeout: float) -> None:
         """See Link. Between two looks at the broker only the bell is waited for, outside of the lock."""
+        if self._arrived:  # the owner wants no more of them
+            self._bell.wait(timeout)
+            return
         until = time.monotonic() + timeout
-        while not self._arrived:
+        while True:
             self._read(min(_SLICE, max(0.0, until - time.monotonic())) if self._interval is None else 0.0)
             left = until - time.monotonic()
             if self._arrived or left <= 0:
@@ -187,7 +190,7 @@ class GenericLink:
 
 
 class GenericSender:
-    """A Sender over kombu's own channel: as sure as the transport's publish, which returns when it is done."""
+    """A Sender over kombu's own channel: as sure as the transport's own publish."""
 
     blocked = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections.abc import Mapping, Sequence
@@ -12,17 +13,18 @@ from greenq.model import TaskMessage
 
 
 class QueueMismatch(ConfigError):
-    """A queue exists with other arguments than the ones asked for.
+    """A queue, or its exchange, exists with other arguments than the ones asked for.
 
-    `argument` is the first that differs, `current` the value the broker has ("" where it has none).
+    `entity` is "queue 'name'" or "exchange 'name'", `argument` the first that differs, `current` the
+    broker's value of it ("" where it has none).
     """
 
-    def __init__(self, queue: str, argument: str, current: str, detail: str) -> None:
+    def __init__(self, entity: str, argument: str, current: str, detail: str) -> None:
         super().__init__(
-            f"queue {queue!r} exists with {argument} = {current or 'none'}: "
-            f"change the setting or delete the queue ({detail})"
+            f"{entity} exists with {argument} = {current or 'none'}: "
+            f"change the setting or delete it in the broker ({detail})"
         )
-        self.queue = queue
+        self.entity = entity
         self.argument = argument
         self.current = current
 
@@ -126,6 +128,10 @@ class Receipt(NamedTuple):
 class Sender(Protocol):
     """One connection for publishing; one owner at a time. Once it raises it is closed and replaced."""
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has said that it reads nothing more for now."""
+
     def ready(self, timeout: float) -> None:
         """Look at the connection before anything is written to it.
 
@@ -148,7 +154,7 @@ class Sender(Protocol):
         """
 
     def send(self, messages: Sequence[tuple[TaskMessage, Any]], timeout: float) -> Receipt:
-        """Put prepared messages into the broker, in order; wait until the fate of each is known or time is up."""
+        """Put prepared messages into the broker, in order; wait for the fate of each, or until time is up."""
 
     def purge(self, queue: str) -> int:
         """Delete what is ready in the queue; how many."""
@@ -180,7 +186,10 @@ class Doorbell:
 
     def wait(self, timeout: float, sock: int | None = None, *, writing: bool = False) -> bool:
         """Wait for the bell, for bytes on `sock`, or with `writing` for room on it; True if the bell rang."""
-        wait_for_io(self._inside.fileno(), sock, max(0.0, timeout), writing=writing)
+        bell = self._inside.fileno()
+        if bell < 0 or sock == -1:
+            raise OSError(errno.EBADF, "waiting on what is closed")
+        wait_for_io(bell, sock, max(0.0, timeout), writing=writing)
         try:
             return bool(self._inside.recv(4096))
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What bytes mean on the control plane: names of exchanges and queues, command frames, replies (wire.md 4)."""
+"""What bytes mean on the control plane: names of exchanges and queues, commands, replies (wire.md 4)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reply_queue(key: str, namespace: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ControlFrame:
-    """One command as it came in, checked for shape. `reply_key == ""` means that nobody waits for an answer."""
+    """One command as it came in, checked for shape. `reply_key == ""`: nobody waits for an answer."""
 
     method: str
     arguments: dict[str, Any]
@@ -83,7 +83,9 @@ def read_frame(body: object, headers: object, namespace: str) -> ControlFrame:
     if not isinstance(method, str) or not method:
         raise BadFrame("method", "missing" if method is None else type(method).__name__)
     arguments = body.get("arguments")
-    if arguments is not None and not (isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)):
+    if arguments is not None and not (
+        isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)
+    ):
         raise BadFrame("arguments", type(arguments).__name__)
     destination = _destination(body.get("destination"))
     return ControlFrame(

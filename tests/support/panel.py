@@ -1,4 +1,4 @@
-"""A panel without a worker behind it: what it shows is set by the test, what is asked of it is written down."""
+"""A panel without a worker behind it: what it shows the test sets, what is asked of it is written down."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from greenq.wire.control import LogicalClock
 T = TypeVar("T")
 
 
-def make_request(task_id: str, name: str = "proj.add", args: Sequence[Any] = (2, 2), **headers: Any) -> Request:
+def make_request(
+    task_id: str, name: str = "proj.add", args: Sequence[Any] = (2, 2), **headers: Any
+) -> Request:
     """A request as it comes out of a Redis queue, body unencoded."""
     envelope = {
         "body": json.dumps([list(args), {}, {}]),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": {"lang": "py", "task": name, "id": task_id, "root_id": task_id, "parent_id": None, **headers},
+        "headers": {
+            "lang": "py",
+            "task": name,
+            "id": task_id,
+            "root_id": task_id,
+            "parent_id": None,
+            **headers,
+        },
         "properties": {
             "correlation_id": task_id,
             "reply_to": "",
@@ -36,7 +45,7 @@ def make_request(task_id: str, name: str = "proj.add", args: Sequence[Any] = (2,
 
 
 class FakePanel:
-    """Implements `greenq.control.Panel`. `asked` lists the verbs called, in order; `busy` makes them raise Accepted."""
+    """Implements `greenq.control.Panel`. `asked` lists the verbs called; `busy` makes them raise Accepted."""
 
     def __init__(self, hostname: str = "w@h", settings: Settings | None = None) -> None:
         self.hostname = hostname

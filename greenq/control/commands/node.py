@@ -8,13 +8,13 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from greenq import hostinfo
+from greenq import __version__, hostinfo
 from greenq.control.panel import Panel
 from greenq.control.registry import make_command
 from greenq.control.taskinfo import showable
 
 
-def ping(panel: Panel, **_ignored: Any) -> dict[str, str]:
+def ping(_panel: Panel, **_ignored: Any) -> dict[str, str]:
     """Ask whether the node is there."""
     return {"ok": "pong"}
 
@@ -54,7 +54,9 @@ def conf(panel: Panel, *, with_defaults: bool = False) -> dict[str, Any]:
     }
 
 
-def hello(panel: Panel, *, from_node: str, revoked: list[str] | dict[str, Any] | None = None) -> dict[str, Any] | None:
+def hello(
+    panel: Panel, *, from_node: str, revoked: list[str] | dict[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Exchange revoked ids with a node that has just started."""
     if from_node == panel.hostname:
         return None
@@ -70,17 +72,16 @@ def report(panel: Panel) -> dict[str, str]:
     broker = panel.broker()
     lines = [
         "",
-        f"software -> greenq:{version('greenq')} kombu:{version('kombu')} py:{platform.python_version()}",
-        f"platform -> system:{platform.system()} arch:{platform.machine()} kernel:{platform.release()} "
-        f"imp:{sys.implementation.name}",
-        f"settings -> transport:{broker.get('transport')} results:{settings.get('result_backend') or 'disabled'}",
+        f"software -> greenq:{__version__} kombu:{version('kombu')} py:{platform.python_version()}",
+        f"platform -> {platform.platform()} imp:{sys.implementation.name}",
+        f"settings -> transport:{broker.get('transport')} results:{settings['result_backend'] or 'disabled'}",
         "",
         *(f"{name}: {value!r}" for name, value in sorted(settings.items())),
     ]
     return {"ok": "\n".join(lines) + "\n"}
 
 
-def memsample(panel: Panel) -> str:
+def memsample(_panel: Panel) -> str:
     """Show the node's resident memory."""
     return f"{hostinfo.memory() / 2**20:.3f}MB"
 

@@ -16,7 +16,7 @@ _ETA_PRIORITY = 6  # the priority of Celery's timer entries, which clients have 
 
 def active(panel: Panel, *, safe: bool = False) -> list[dict[str, Any]]:
     """List the tasks that run now."""
-    return [info_of(panel, request, safe) for request in panel.active()]
+    return [info_of(panel, request, safe=safe) for request in panel.active()]
 
 
 def reserved(panel: Panel) -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ CLOSE_TIMEOUT = 3.0  # and a close
 
 _CHUNK = 65536  # bytes a read; malloc maps and unmaps pages for more than twice that, at every call
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*? but current is (?:the value )?'?([^' ]*)")
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '([^']*)' for (\w+ '[^']*').*? but current is (?:the value )?'?([^' ]*)"
+)
 
 
 class Wire:
@@ -228,8 +230,10 @@ class AmqpConnection(pyamqp.Connection):
         except PreconditionFailed as exc:
             detail = str(exc.reply_text)
             found = _INEQUIVALENT.search(detail)
-            argument, current = found.groups() if found else ("arguments", "")
-            raise QueueMismatch(queue.name, argument, "" if current == "none" else current, detail) from exc
+            argument, entity, current = (
+                found.groups() if found else ("arguments", f"queue {queue.name!r}", "")
+            )
+            raise QueueMismatch(entity, argument, "" if current == "none" else current, detail) from exc
         except LOST as exc:
             raise lost(exc) from exc
 
@@ -244,6 +248,10 @@ class AmqpConnection(pyamqp.Connection):
             self.close()
         except LOST:
             self.collect()
+
+    def collect(self) -> None:
+        """Drop everything at once; py-amqp calls it when the connection has ended in whatever way."""
+        super().collect()
         self.bell.close()
 
 

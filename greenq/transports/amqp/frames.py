@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from struct import Struct, error
 from typing import Any, NamedTuple
 
@@ -146,32 +147,38 @@ def decode_content(payload: bytes) -> dict[str, Any]:
     """The properties of a content header frame; the header table under `headers`.
 
     Raises:
-        FrameError: the payload does not parse; the message is at fault, not the connection.
+        ValueError: the payload does not parse; the message is at fault, not the connection.
     """
+    properties: dict[str, Any] = {}
+    position = 14
     try:
         (flags,) = _UINT16.unpack_from(payload, 12)
-        position = 14
-        properties: dict[str, Any] = {}
-        bit = 0x8000
-        for name, kind in _PROPERTIES:
-            if flags & bit:
-                properties[name], position = _property(kind, payload, position)
-            bit >>= 1
-    except (IndexError, error, RecursionError) as exc:
-        raise FrameError(f"the content header is cut short or mad: {exc}") from exc
+        for name, kind in _present(flags):
+            if kind == "s":
+                stop = position + 1 + payload[position]
+                properties[name] = payload[position + 1 : stop].decode()
+                position = stop
+            elif kind == "o":
+                properties[name] = payload[position]
+                position += 1
+            elif kind == "F":
+                start = position + 4
+                position = start + _UINT32.unpack_from(payload, position)[0]
+                properties[name] = decode_table(payload, start, position)
+            else:
+                (properties[name],) = _UINT64.unpack_from(payload, position)
+                position += 8
+    except (IndexError, error) as exc:
+        raise FrameError(f"the content header is cut short: {exc}") from exc
+    if position > len(payload):
+        raise FrameError("the content header is cut short")
     return properties
 
 
-def _property(kind: str, payload: bytes, position: int) -> tuple[Any, int]:
-    if kind == "s":
-        stop = position + 1 + payload[position]
-        return payload[position + 1 : stop].decode("utf-8", "replace"), stop
-    if kind == "o":
-        return payload[position], position + 1
-    if kind == "L":
-        return _UINT64.unpack_from(payload, position)[0], position + 8
-    stop = position + 4 + _UINT32.unpack_from(payload, position)[0]
-    return decode_table(payload, position + 4, stop), stop
+@lru_cache(maxsize=64)
+def _present(flags: int) -> tuple[tuple[str, str], ...]:
+    """The properties whose bits are set; one sender uses a few combinations for ever."""
+    return tuple(item for number, item in enumerate(_PROPERTIES) if flags & (0x8000 >> number))
 
 
 def publish_frames(

@@ -47,6 +47,7 @@ class AmqpLink:
         try:
             self._channel: int = self._connection.channel().channel_id
         except LOST as exc:
+            self._connection.collect()
             raise lost(exc) from exc
         # RabbitMQ counts for a whole channel from 3.3 until 4.0, for single consumers always.
         version = str(self._connection.server_properties.get("version", ""))

@@ -34,7 +34,11 @@ class AmqpSender:
         self._unroutable: list[TaskMessage] = []
         self._connection.on_blocked = self._on_blocked
         self._connection.on_unblocked = self._on_unblocked
-        self._channel = self._guarded(self._open)
+        try:
+            self._channel = self._open()
+        except LOST as exc:
+            self._connection.collect()
+            raise lost(exc) from exc
 
     def _open(self) -> Any:
         channel = self._connection.channel()

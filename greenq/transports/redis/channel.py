@@ -20,6 +20,10 @@ from greenq.transports.redis.store import MOST, RedisStore
 
 logger = logging.getLogger(__name__)
 
+# Typed in name only: every inherited method would be a call to an untyped function.
+_KombuQoS: Any = stock.QoS
+_KombuChannel: Any = stock.Channel
+
 # What building a kombu Message from hostile content raises.
 _NOT_A_MESSAGE = (AttributeError, KeyError, LookupError, RecursionError, TypeError, ValueError)
 _STORE_OPTIONS = (
@@ -28,7 +32,7 @@ _STORE_OPTIONS = (
 )
 
 
-class QoS(stock.QoS):
+class QoS(_KombuQoS):  # type: ignore[misc]  # see above
     """Kombu's ack emulation, with acks sent a hundred at a time.
 
     Credit comes back with the ack; Redis hears of it when a hundred are together, before the channel waits,
@@ -81,7 +85,7 @@ class QoS(stock.QoS):
         super().restore_unacked_once(stderr=stderr)
 
 
-class Channel(stock.Channel):
+class Channel(_KombuChannel):  # type: ignore[misc]  # see above
     """Kombu's Redis channel, reading queues through the scripts of `RedisStore`."""
 
     QoS = QoS

@@ -61,7 +61,7 @@ class Doorbell:
         self.refused = False  # no pushes here: poll
 
     def arm(self, keys: Sequence[str]) -> tuple[bool, float]:
-        """Look once: whether something is there, and the seconds until a delayed message is due."""
+        """Look once: is something there, and in how many seconds is a delayed message due."""
         self._switch_on()
         self._rung = False
         before = () if self.refused else ("CLIENT", "CACHING", "YES")
@@ -69,7 +69,7 @@ class Doorbell:
         return bool(there), float(left) if left else inf
 
     def rung(self) -> bool:
-        """Whether Redis said since `arm` that a list has changed; reads what the socket holds, never waits."""
+        """Whether Redis said since `arm` that a list has changed; reads the socket, never waits."""
         connection = self._wire.connection()
         if self._wire.connections != self._tracked and not self.refused:
             return True  # another connection: nobody would ring, look again

@@ -46,7 +46,8 @@ CLAIM = script(
     + _RELEASE
     + """
 local owner, series, number = ARGV[2], ARGV[3], tonumber(ARGV[4])
-if owner ~= '' then redis.call('ZADD', KEYS[3], now, owner) else redis.call('ZADD', KEYS[3], 'XX', now, '') end
+if owner == '' then redis.call('ZADD', KEYS[3], 'XX', now, '')
+else redis.call('ZADD', KEYS[3], now, owner) end
 if redis.call('ZSCORE', KEYS[4], series) then return redis.error_reply('CLOSED this series of claims') end
 release(KEYS[5])
 

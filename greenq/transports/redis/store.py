@@ -40,7 +40,7 @@ class RedisStore:
 
     A tag is `<owner>/<series>-<number>`; the series is new for every instance and after every lost reply.
     `lease` is the silence, in seconds, after which an owner is given up for dead: call `renew` at least every
-    `lease / 4`. It is never longer than `visibility_timeout`, which kombu's workers go by. With `leased=False`
+    `lease / 4`. It is never longer than `visibility_timeout`, by which kombu's workers go. `leased=False`:
     claims are held as kombu's own are, by the visibility timeout alone.
     """
 

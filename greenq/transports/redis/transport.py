@@ -19,10 +19,12 @@ from greenq.transports.redis.doorbell import LAST_POLL, Waker
 
 logger = logging.getLogger(__name__)
 
+_KombuTransport: Any = stock.Transport  # typed in name only, as in channel.py
+
 CHORES = 1.0  # seconds after which a wait is broken off for what has to be done now and then
 
 
-class Transport(stock.Transport):
+class Transport(_KombuTransport):  # type: ignore[misc]  # see above
     """`kombu.Connection(url, transport="greenq.transports.redis:Transport")`.
 
     Fan-out (control, events) and publishing are kombu's. Queues are read by `Channel.reserve_raw`, without

@@ -6,6 +6,8 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable
 from greenq.transports.sqlite.location import Location, prepare_files
@@ -13,6 +15,10 @@ from greenq.transports.sqlite.mutex import native_pause
 from greenq.transports.sqlite.schema import ensure_schema
 
 logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.00003  # seconds to wait for another writer at first,
+_LONGEST_PAUSE = 0.005  # and in the end
+_LOOK = 0.1  # seconds between looks whether the file is still there: one costs a tenth of a publish
 
 # What SQLite says, and whether the connection is worth keeping. The text, since error codes came with 3.11.
 _PAUSES = (
@@ -64,6 +70,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._inode = 0
+        self._look_again = 0.0
+        self._patient = True
 
     def connect(self) -> sqlite3.Connection:
         """The open connection of this process to the file as it is now.
@@ -86,9 +94,14 @@ class Database:
         self._connection = connection = self._open()
         self._pid = os.getpid()
         self._inode = os.stat(self._name).st_ino
+        self._patient = True
         return connection
 
     def _in_place(self) -> bool:
+        now = time.monotonic()
+        if now < self._look_again:
+            return True
+        self._look_again = now + _LOOK
         try:
             return os.stat(self._name).st_ino == self._inode
         except FileNotFoundError:
@@ -109,6 +122,8 @@ class Database:
             ensure_schema(connection, self.path)
             self._use_wal(connection)
             connection.execute(f"PRAGMA synchronous = {'FULL' if location.full else 'NORMAL'}")
+            # Half as many checkpoints, each of which costs a sync of the disk, for 8 MB of log.
+            connection.execute("PRAGMA wal_autocheckpoint = 2000")
             # After a reader or a long transaction let the log grow, give the disk back at the next checkpoint.
             connection.execute("PRAGMA journal_size_limit = 67108864")
         except BaseException as exc:
@@ -131,6 +146,39 @@ class Database:
                 if "locked" not in str(exc) or time.monotonic() > deadline:
                     raise
             native_pause(0.005)
+
+    def patient(self, connection: sqlite3.Connection, *, patient: bool) -> None:
+        """Let SQLite wait for locks itself (reading), or not at all (a write, see `run_in_turn`)."""
+        if self._patient != patient:
+            connection.execute(f"PRAGMA busy_timeout = {int(self.location.busy * 1000) if patient else 0}")
+            self._patient = patient
+
+    def run_in_turn(self, connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> None:
+        """Execute what takes the write lock, waiting for other writers up to the busy timeout.
+
+        Other writers hold the lock for some 50 us. SQLite's own handler sleeps a millisecond at the least, which
+        halved the throughput of a publisher beside a consumer.
+        """
+        self.patient(connection, patient=False)
+        pause, deadline = _FIRST_PAUSE, 0.0
+        while True:
+            try:
+                connection.execute(statement, parameters)
+                return
+            except sqlite3.OperationalError as exc:
+                now = time.monotonic()
+                deadline = deadline or now + self.location.busy
+                if "locked" not in str(exc) or now >= deadline:
+                    raise
+            native_pause(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def insert(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Run one writing statement as a transaction of its own, cheaper than `writing` by two statements."""
+        try:
+            self.run_in_turn(self.connect(), statement, parameters)
+        except sqlite3.Error as exc:
+            raise self.failed(exc) from exc
 
     def failed(self, exc: sqlite3.Error) -> BrokerError:
         """Translate an error, and drop the connection unless it is only the broker that pauses."""
@@ -160,7 +208,9 @@ class _Reading:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
-        return self._database.connect()
+        connection = self._database.connect()
+        self._database.patient(connection, patient=True)
+        return connection
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         if isinstance(exc, sqlite3.Error):
@@ -180,7 +230,7 @@ class _Writing:
             if connection.in_transaction:  # an interrupt struck between BEGIN and the block
                 connection.execute("ROLLBACK")
             # IMMEDIATE: a transaction that turns into a writer half-way fails without waiting for its turn.
-            connection.execute("BEGIN IMMEDIATE")
+            self._database.run_in_turn(connection, "BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
             raise self._database.failed(exc) from exc
         return connection

@@ -12,15 +12,16 @@ APPLICATION_ID = 0x67726E71  # "grnq": tells our files from anybody else's
 VERSION = 1
 
 STATEMENTS = (
-    # A message is ready while it has no owner and no due time. AUTOINCREMENT, because a tag that names a
-    # deleted row must never come to name a new one.
+    # A message is ready while it has no owner and no due time. `claim` numbers the claims of an owner: an id
+    # is used again once the newest row is gone, and AUTOINCREMENT would cost every publish another page.
     """CREATE TABLE message (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        id INTEGER PRIMARY KEY,
         queue TEXT NOT NULL,
         priority INTEGER NOT NULL,
         due REAL,
         expires REAL,
         owner TEXT,
+        claim INTEGER,
         deliveries INTEGER NOT NULL DEFAULT 0,
         redelivered INTEGER NOT NULL DEFAULT 0,
         reason TEXT,

@@ -440,6 +440,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         return claimed
 
     def _wait(self, left: float) -> None:
+        # Acknowledgements of a busy stretch go with the next claim, if that comes before they are old.
+        if self._acks and self._queues and self.store.wait(self._queues, min(left, _ACK_AGE)):
+            return
         self.flush()
         if any(channel.room() > 0 for channel in self.channels):
             self.store.wait(self._queues, min(left, _UPKEEP))

@@ -1,0 +1,1 @@
+"""One part of greenq at a time, with a real broker."""
