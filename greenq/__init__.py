@@ -5,9 +5,11 @@ Importing the package loads nothing but this page; each name brings its own modu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Not from typing: importing that would be most of what `import greenq` costs. Checkers know the name.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from greenq.app.base import GreenQ
     from greenq.app.results import AsyncResult, EagerResult, allow_join_result
     from greenq.app.shared import shared_task

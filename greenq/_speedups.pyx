@@ -29,6 +29,8 @@ from hashlib import blake2b
 
 import msgspec
 
+include "_json.pxi"
+include "_moment.pxi"
 include "_request.pxi"
-include "_structures.pxi"
-include "_writer.pxi"
+include "_revoked.pxi"
+include "_timing.pxi"

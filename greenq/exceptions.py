@@ -226,7 +226,7 @@ class Reject(TaskControl):
         return f"reject requeue={self.requeue}: {self.reason}"
 
 
-class SoftTimeLimitExceeded(Exception):  # noqa: N818  (Celery's name, which user code catches)
+class SoftTimeLimitExceeded(Exception):  # Celery's name, which user code catches
     """The task ran past its soft time limit; catch it to tidy up, then return or raise."""
 
 

@@ -8,7 +8,6 @@ what was sent.
 from __future__ import annotations
 
 import importlib
-import platform
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +170,7 @@ def survive_kill(found: Project, worker: subprocess.Popen[bytes]) -> list[Any]:
     wait_until(lambda: len(found.counted("done", numbers)) == KILLED, 60, "the second worker to finish them")
     say(
         f"kill -9 with {left} running",
-        f"a second worker, ready in {ready:.2f} s, ran all {left} again {again:.1f} s later and finished them",
+        f"a second worker, ready in {ready:.2f} s, ran all {left} again {again:.1f} s later and finished",
     )
     return results
 
@@ -181,11 +179,9 @@ def main() -> int:
     """Tell the story and do the sums."""
     with project() as found:
         worker, ready = found.start_worker("demo1")
-        click.echo(
-            f"greenq {version('greenq')}   gevent x {SLOTS}   CPython {platform.python_version()}   compiled"
-        )
-        click.echo("broker   sqlite  .greenq/broker.db   (none configured: embedded, for one host)")
-        click.echo(f"worker   demo1   ready in {ready:.2f} s")
+        # What the worker says of itself, in its own words.
+        banner = (found.directory / "demo1.log").read_text().split("  Ctrl-C", 1)[0].rstrip()
+        click.echo(f"{banner}\n  ready in {ready:.2f} s")
         results, elapsed, memory = run_thousand(found, worker)
         results += survive_kill(found, worker)
         sent = range(TASKS + KILLED)

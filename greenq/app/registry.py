@@ -27,15 +27,13 @@ class Registry(dict[str, Task[..., Any]]):
         return next(iter(get_close_matches(name, self, n=1, cutoff=0.6)), None)
 
     def add(self, task: Task[..., Any]) -> Task[..., Any]:
-        """Register a task and return what its name now stands for.
+        """Register a task and return it.
 
-        The same function a second time (a module loaded under two names) stays what it was; another one under
-        a taken name replaces it, with a warning, since only one of the two will ever run.
+        A different function under a taken name replaces the first, with a warning, since only one of the two
+        will ever run. The same line of code once more (a module that is reloaded) is no reason for one.
         """
         known = self.get(task.name)
-        if known is not None:
-            if _place(known.function) == _place(task.function):
-                return known
+        if known is not None and _place(known.function) != _place(task.function):
             logger.warning(
                 "Task %s is defined twice: by %s and by %s; the latter is used.",
                 task.name,

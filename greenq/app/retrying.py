@@ -45,11 +45,9 @@ def retry_of(task: Task[..., Any], request: TaskContext, wanted: Wanted, options
     limit = task.max_retries if max_retries is None else max_retries
     retries = (request.retries or 0) + 1
     if limit is not None and retries > limit:
-        raise (
-            exc
-            if exc is not None
-            else MaxRetriesExceeded(f"task {task.name}[{request.id}] has used up its {limit} retries")
-        )
+        if exc is not None:
+            raise exc
+        raise MaxRetriesExceeded(f"task {task.name}[{request.id}] has used up its {limit} retries")
     when: float | datetime
     if eta is not None:
         when = due = moment(task.app, eta, f"retry of {task.name}: eta")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -287,7 +286,7 @@ class Task(Generic[P, R]):
 def refuse_async(function: Callable[..., Any], name: str) -> None:
     """Raise TypeError for what would give a coroutine or a generator in place of a result."""
     inner = inspect.unwrap(function)
-    if asyncio.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
         raise TypeError(
             f"task {name} is an async def, which this version does not run: write a plain def; on green "
             "threads its blocking calls already let other tasks run (or call asyncio.run(...) inside it)"

@@ -138,7 +138,7 @@ def _stats(data: Any) -> str:
         value = data.get(group)
         if isinstance(value, dict):
             lines += [
-                (f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "")
+                (f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "", 0)
             ]
     width = max((len(name) for name, _ in lines), default=0)
     text = "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)

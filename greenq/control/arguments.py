@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def describe(kind: Any) -> str:
     if kind in _LISTS:
         return "list"
     if _is(kind, _DICTS):
-        return "object"
+        return f"object of {describe(get_args(kind)[1])}" if get_args(kind) else "object"
     return str(kind.__name__)
 
 
@@ -101,7 +102,7 @@ def _check_scalar(kind: Any, value: Any) -> Any:
     if kind in (None, types.NoneType) and value is None:
         return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and number:
+    if kind is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is int and number and value == value // 1:
         return int(value)

@@ -35,7 +35,7 @@ _MAX_RUNNING = 64  # commands that may run beside the listener
 class Listener:
     """One node's ear.
 
-    `connected`, `handled` and `rejected` (kind of fault -> frames dropped) may be read from any thread.
+    `connected`, `handled` and `rejected` (kind of fault -> how many) may be read from any thread.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Listener:
         try:
             command = self._registry.get(frame.method)
         except ControlError as exc:
-            logger.warning("Unknown command %s.", printable(frame.method[:100]))
+            self._note("unknown", exc)
             self._answer(frame, {"error": repr(exc)})
             return
         if command.instant:
@@ -138,17 +138,17 @@ class Listener:
         except Accepted as accepted:
             return {"ok": str(accepted)}
         except ControlError as exc:
-            logger.warning("Command %s refused: %s", command.name, printable(str(exc)))
+            self._note("refused", exc)
             return {"error": repr(exc)}
         except (Exception, SystemExit) as exc:
             logger.exception("Command %s failed.", command.name)
             return {"error": repr(exc)}
 
     def _reject(self, fault: BadFrame) -> None:
-        self.rejected[fault.kind] += 1
-        if self.rejected[fault.kind] == 1:
-            # Once a kind: whoever floods the control plane may not flood the log as well.
-            logger.warning(
-                "A command that makes no sense was dropped (%s); more of its kind are only counted.",
-                printable(str(fault)[:300]),
-            )
+        self._note(fault.kind, fault.detail)
+
+    def _note(self, kind: str, detail: object) -> None:
+        self.rejected[kind] += 1
+        # Once a kind: whoever floods the control plane may not flood the log as well.
+        level = logging.WARNING if self.rejected[kind] == 1 else logging.DEBUG
+        logger.log(level, "Command refused (%s): %s", kind, printable(str(detail)[:300]))

@@ -115,8 +115,11 @@ class MainHub:
     caller looks for its answer, more and more rarely, and lets the other fibers of its hub run meanwhile.
     """
 
-    def __init__(self, runtime: Runtime, blocker: Callable[[], str], patience: float = 1.0) -> None:
-        """`blocker` names the task that computes on the main hub now; `patience` is in seconds."""
+    def __init__(self, runtime: Runtime, blocker: Callable[[], str], patience: float = 0.5) -> None:
+        """`blocker` names the task that computes on the main hub now.
+
+        `patience` (seconds) is half of what clients wait by default, so that their answer is in time.
+        """
         self._runtime = runtime
         self._blocker = blocker
         self._patience = patience

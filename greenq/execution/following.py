@@ -15,9 +15,10 @@ logger = logging.getLogger(__name__)
 
 def after_success(app: GreenQ, context: TaskContext, value: Any) -> list[TaskMessage]:
     """The callbacks with the value in front of their arguments, and the next step of a chain."""
-    messages = []
-    for signature in context.embed.get("callbacks") or ():
-        messages.append(message_from_signature(app, signature, (value,), context=context))
+    messages = [
+        message_from_signature(app, signature, (value,), context=context)
+        for signature in context.embed.get("callbacks") or ()
+    ]
     chain = context.embed.get("chain")
     if chain:
         # The chain stands in reverse: its last element runs next and takes the rest along (wire.md 5.3).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from greenq.config import Settings
@@ -32,16 +33,14 @@ def open_results(url: str | None, conf: Settings) -> ResultStore:
     if scheme == "disabled":
         return DisabledResults()
     if scheme == "rpc":
-        store: ResultStore = _load(RPC)(conf.broker_url, conf)
-        return store
+        return _load(RPC)(conf.broker_url, conf)
     if scheme not in STORES:
         known = ", ".join(sorted([*STORES, "rpc", "disabled"]))
         raise ConfigError(f"no result store for {scheme}:// (result_backend); there are {known}")
-    store = _load(STORES[scheme])(url, options=conf.result_backend_transport_options)
-    return store
+    return _load(STORES[scheme])(url, options=conf.result_backend_transport_options)
 
 
-def _load(reference: str) -> type[ResultStore]:
+def _load(reference: str) -> Callable[..., ResultStore]:
     module, _, name = reference.partition(":")
-    found: type[ResultStore] = getattr(importlib.import_module(module), name)
+    found: Callable[..., ResultStore] = getattr(importlib.import_module(module), name)
     return found

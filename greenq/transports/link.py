@@ -20,8 +20,9 @@ class QueueMismatch(ConfigError):
     """
 
     def __init__(self, entity: str, argument: str, current: str, detail: str) -> None:
+        shown = current or ("classic" if argument == "x-queue-type" else "none")
         super().__init__(
-            f"{entity} exists with {argument} = {current or 'none'}: "
+            f"{entity} exists with {argument} = {shown}: "
             f"change the setting or delete it in the broker ({detail})"
         )
         self.entity = entity

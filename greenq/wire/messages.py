@@ -67,56 +67,20 @@ def build_task_message(  # noqa: PLR0913  (one keyword for each thing the protoc
 
     Naive moments are UTC. `headers` are custom ones; of the protocol's own they may set only `stamps`,
     `stamped_headers` and `replaced_task_nesting`. `chain` stands in reverse: its last element runs next.
-
-    Raises:
-        EncodeError: the serializer cannot write an argument.
-        ConfigError: there is no such serializer or compression.
+    Raises EncodeError for an argument that cannot be serialized, ConfigError for an unknown serializer.
     """
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
     body = encode_body(args, kwargs, embed, serializer=serializer, compression=compression)
-    header: dict[str, Any] = {
-        "lang": "py",
-        "task": name,
-        "id": task_id,
-        "shadow": shadow,
-        "eta": _aware(eta).isoformat() if eta is not None else None,
-        "expires": _aware(expires).isoformat() if expires is not None else None,
-        "group": group,
-        "group_index": group_index,
-        "retries": retries,
-        "timelimit": [hard_limit, soft_limit],
-        "root_id": root_id or task_id,
-        "parent_id": parent_id,
-        "argsrepr": safe_repr(args),
-        "kwargsrepr": safe_repr(kwargs),
-        "origin": origin,
-        "ignore_result": ignore_result,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-    }
-    if headers:
-        header.update((key, value) for key, value in headers.items() if key not in _OWN_HEADERS)
-    if body.compression is not None:
-        header["compression"] = body.compression
-    properties: dict[str, Any] = {
-        "correlation_id": task_id,
-        "reply_to": reply_to,
-        "delivery_mode": delivery_mode,
-        "priority": priority or 0,
-    }
-    if expires is not None:
-        left = (_aware(expires) - _aware(now)).total_seconds()
-        properties["expiration"] = str(max(0, int(left * 1000)))
-    return TaskMessage(
-        headers=header,
-        body=body.body,
-        content_type=body.content_type,
-        content_encoding=body.content_encoding,
-        properties=properties,
-        exchange=exchange,
-        routing_key=routing_key,
-    )
+    own: dict[str, Any] = {
+        "lang": "py", "task": name, "id": task_id, "shadow": shadow, "eta": _iso(eta),
+        "expires": _iso(expires), "group": group, "group_index": group_index, "retries": retries,
+        "timelimit": [hard_limit, soft_limit], "root_id": root_id or task_id, "parent_id": parent_id,
+        "argsrepr": safe_repr(args), "kwargsrepr": safe_repr(kwargs), "origin": origin,
+        "ignore_result": ignore_result, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
+    }  # fmt: skip
+    _add_custom(own, headers, body.compression)
+    properties = _properties(task_id, reply_to, delivery_mode, priority, expires, now)
+    return TaskMessage(own, *body[:3], properties, exchange, routing_key)
 
 
 def to_envelope(message: TaskMessage, delivery_tag: str) -> bytes:
@@ -180,6 +144,37 @@ def complete_v1(request: Request, accept: Accept) -> None:
     request.expires = _local(checked.expires, headers["expires"], body)
     request.argsrepr = safe_repr(body.get("args") or ())
     request.kwargsrepr = safe_repr(body.get("kwargs") or {})
+
+
+def _add_custom(own: dict[str, Any], headers: Mapping[str, Any] | None, compression: str | None) -> None:
+    if headers:
+        own.update((key, value) for key, value in headers.items() if key not in _OWN_HEADERS)
+    if compression is not None:
+        own["compression"] = compression
+
+
+def _properties(
+    task_id: str,
+    reply_to: str,
+    delivery_mode: int,
+    priority: int | None,
+    expires: datetime | None,
+    now: datetime,
+) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "correlation_id": task_id,
+        "reply_to": reply_to,
+        "delivery_mode": delivery_mode,
+        "priority": priority or 0,
+    }
+    if expires is not None:
+        left = (_aware(expires) - _aware(now)).total_seconds()
+        properties["expiration"] = str(max(0, int(left * 1000)))
+    return properties
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else _aware(moment).isoformat()
 
 
 def _aware(moment: datetime) -> datetime:

@@ -121,8 +121,8 @@ class Intake:
             self._trouble.over()
             self.last_fetch = time.monotonic()
             if batch:
+                # No pause here: the next claim is on the wire while the slots run this one.
                 self._let_in(batch)
-                self._runtime.sleep(0)
 
     def _wanted(self) -> int:
         """How many to ask for now; 0 while there is no room, or too little to be worth a round trip."""

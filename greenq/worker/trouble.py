@@ -39,8 +39,8 @@ class Trouble:
                 now - self._since,
                 extra={"event": "broker.lost"},
             )
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._count - 1, 8))
-        return longest * random.uniform(0.5, 1.0)
+        longest: float = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._count - 1, 8))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
 
     def over(self) -> None:
         """The last try went well."""

@@ -16,6 +16,7 @@ from greenq.broker.opening import open_consumer
 from greenq.control import default_registry
 from greenq.control.listener import Listener
 from greenq.conversion import mask_url
+from greenq.exceptions import GreenqError
 from greenq.execution.executor import Executor
 from greenq.execution.limits import Limits
 from greenq.gates.eta import eta_gate
@@ -208,7 +209,7 @@ class Worker:
         for closing in (self.consumer.close, self.publisher.close, self.results.close):
             try:
                 closing()
-            except Exception as error:
+            except (GreenqError, OSError) as error:
                 # The broker may be the reason for leaving: letting go never talks anybody out of it.
                 logger.warning("Closing a connection failed: %s", error)
         self.signals.close()
@@ -217,8 +218,8 @@ class Worker:
 
 def _revoked_set() -> RevokedSet:
     """Bounded by number and by age, under Celery's names (wire.md 1.5)."""
-    most = int(os.environ.get("CELERY_WORKER_REVOKES_MAX", 50_000))
-    return RevokedSet(most, float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", 10_800)))
+    most = int(os.environ.get("CELERY_WORKER_REVOKES_MAX", "50000"))
+    return RevokedSet(most, float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800")))
 
 
 def _queues(app: GreenQ, options: WorkerOptions) -> list[str]:

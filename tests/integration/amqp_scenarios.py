@@ -354,6 +354,7 @@ def stress(stage: Stage, seconds: float) -> None:
     publisher = stage.publisher()
     line: deque[Any] = deque()
     stop: list[bool] = []
+    published: list[bool] = []
     sent = settled = gone = 0
     lock = threading.Lock()
 
@@ -386,21 +387,22 @@ def stress(stage: Stage, seconds: float) -> None:
 
     def publishes() -> None:
         nonlocal sent
-        while not stop:
+        while not published:
             publisher.publish([task_message() for _ in range(100)])
             sent += 100
 
     stage.runtime.isolated(beats, name="beats")
-    fibers = [stage.runtime.spawn(settles, name="settles") for _ in range(4)]
-    fibers += [stage.runtime.spawn(work, name="work") for work in (changes, publishes)]
+    publishing = stage.runtime.spawn(publishes, name="publishes")
+    fibers = [stage.runtime.spawn(work, name="work") for work in (settles, settles, settles, changes)]
     until = time.monotonic() + seconds
     taken = 0
-    while time.monotonic() < until or taken < sent:
-        if time.monotonic() > until:
-            stop.append(True)
+    while publishing.alive() or taken < sent:
+        if time.monotonic() > until and not published:
+            published.append(True)
         batch = consumer.fetch(50, 0.5)
         taken += len(batch)
         line.extend(batch)
+        assert time.monotonic() < until + 20, f"{taken} of {sent} messages came"
     stop.append(True)
     for fiber in fibers:
         fiber.join(10.0)

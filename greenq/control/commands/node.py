@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -70,10 +69,12 @@ def report(panel: Panel) -> dict[str, str]:
     """Describe software, platform and settings as text."""
     settings = conf(panel)
     broker = panel.broker()
+    system = os.uname()  # the platform module starts a process, which only the main hub may
+    python = ".".join(map(str, sys.version_info[:3]))
     lines = [
         "",
-        f"software -> greenq:{__version__} kombu:{version('kombu')} py:{platform.python_version()}",
-        f"platform -> {platform.platform()} imp:{sys.implementation.name}",
+        f"software -> greenq:{__version__} kombu:{version('kombu')} py:{python}",
+        f"platform -> {system.sysname} {system.release} {system.machine} imp:{sys.implementation.name}",
         f"settings -> transport:{broker.get('transport')} results:{settings['result_backend'] or 'disabled'}",
         "",
         *(f"{name}: {value!r}" for name, value in sorted(settings.items())),

@@ -139,6 +139,7 @@ class AmqpConnection(pyamqp.Connection):
         self.bell = Doorbell()
         self.withdrawn: list[str] = []  # consumers the broker has cancelled
         self.patience = REPLY_TIMEOUT
+        self.broken = False
         self._wired: Any = None
         super().__init__(*args, **options)
 
@@ -235,10 +236,18 @@ class AmqpConnection(pyamqp.Connection):
             )
             raise QueueMismatch(entity, argument, "" if current == "none" else current, detail) from exc
         except LOST as exc:
-            raise lost(exc) from exc
+            raise self.lost(exc) from exc
+
+    def lost(self, exc: BaseException) -> BrokerUnreachable:
+        """What its loss is called above this room; from now on nothing more is expected of the broker."""
+        self.broken = True
+        return BrokerUnreachable(f"the connection to RabbitMQ is lost: {str(exc) or type(exc).__name__}")
 
     def finish(self) -> None:
-        """Close in order if the broker answers in time, else at once; never raises."""
+        """Close in order if the broker answers in time, at once if it is lost; never raises."""
+        if self.broken:
+            self.collect()
+            return
         self.patience = CLOSE_TIMEOUT
         try:
             until = time.monotonic() + CLOSE_TIMEOUT
@@ -266,11 +275,6 @@ class _SecureTransport(pyamqp.SSLTransport):
 def is_amqp(url: str) -> bool:
     """Whether the URL is one for py-amqp."""
     return urlsplit(url).scheme in {"amqp", "amqps", "pyamqp"}
-
-
-def lost(exc: BaseException) -> BrokerUnreachable:
-    """What a lost connection is called above this room."""
-    return BrokerUnreachable(f"the connection to RabbitMQ is lost: {str(exc) or type(exc).__name__}")
 
 
 def connect(url: str, options: LinkOptions) -> AmqpConnection:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from greenq.transports.amqp.connection import LOST, connect, lost
+from greenq.transports.amqp.connection import CLOSE_TIMEOUT, LOST, connect
 from greenq.transports.amqp.frames import (
     HEARTBEAT,
     Pushed,
@@ -22,6 +22,7 @@ from greenq.transports.link import Arrival, LinkOptions, Parts
 
 SILENCE = 20.0  # seconds without a byte from a broker that was asked for one, after which it is gone
 
+_ROUNDS = 64  # times 32 acks: more than a sensible prefetch leaves to the last moment
 _BACKLOG = 65536  # bytes the broker has not taken: it reads nothing, heartbeats neither
 _ENOUGH = 10_000  # deliveries not handed out; with prefetch 0 nothing else keeps the rest in the socket
 
@@ -40,15 +41,17 @@ class AmqpLink:
         self._consumers: dict[str, tuple[str, Mapping[str, Any]]] = {}  # queue -> consumer tag, arguments
         self._unsettled: set[Any] = set()
         self._count = 0
+        self._acked = 0
         self._asked_at = 0.0
         beat = self._connection.heartbeat or SILENCE
         self._interval = min(beat, SILENCE) / 2
         self._grace = min(2 * beat, SILENCE) - self._interval
         try:
-            self._channel: int = self._connection.channel().channel_id
+            self._amqp_channel = self._connection.channel()
         except LOST as exc:
             self._connection.collect()
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
+        self._channel: int = self._amqp_channel.channel_id
         # RabbitMQ counts for a whole channel from 3.3 until 4.0, for single consumers always.
         version = str(self._connection.server_properties.get("version", ""))
         self._shared = version.startswith("3.")
@@ -116,7 +119,7 @@ class AmqpLink:
                 if now >= until or connection.pause(min(until - now, self._interval)):
                     return
         except LOST as exc:
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
 
     def _read(self) -> bool:
         """Read without waiting; whether there is news for the owner."""
@@ -160,6 +163,7 @@ class AmqpLink:
         ]  # an unknown one would cost us the channel
         unsettled.difference_update(ours)
         if ours:
+            self._acked += len(ours)
             self._send(ack_frames(self._channel, ours))
         return len(ours)
 
@@ -201,8 +205,25 @@ class AmqpLink:
             self._connection.send(frames)
         except LOST as exc:
             self.wake()  # the owner finds the same at its next read
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
 
     def close(self) -> None:
         """See Link. The broker's answer to the close says that it has read every ack before it."""
-        self._connection.finish()
+        connection = self._connection
+        if not self._shared and connection.connected and not connection.broken:
+            connection.patience = CLOSE_TIMEOUT
+            self._await_acks()
+        connection.finish()
+
+    def _await_acks(self) -> None:
+        """Let the acks reach their quorum queues: a channel passes on 32 at a time, its end forgets the rest.
+
+        The answer to a passive declaration comes from the queue itself, behind what it has done before, and
+        lets the channel send the next.
+        """
+        try:
+            for _ in range(min(self._acked // 32 + 2, _ROUNDS)):
+                for queue in set(self._queues.values()):
+                    self._amqp_channel.queue_declare(queue, passive=True)
+        except LOST as exc:
+            self._connection.lost(exc)  # what was not acknowledged comes back

@@ -11,7 +11,7 @@ from amqp.exceptions import NotFound
 
 from greenq.exceptions import BrokerPaused, ConfigError, MalformedMessage
 from greenq.model import TaskMessage
-from greenq.transports.amqp.connection import LOST, connect, lost
+from greenq.transports.amqp.connection import LOST, connect
 from greenq.transports.amqp.frames import publish_frames
 from greenq.transports.amqp.tables import FrameError
 from greenq.transports.link import LinkOptions, Receipt
@@ -38,7 +38,7 @@ class AmqpSender:
             self._channel = self._open()
         except LOST as exc:
             self._connection.collect()
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
 
     def _open(self) -> Any:
         channel = self._connection.channel()
@@ -52,7 +52,7 @@ class AmqpSender:
         try:
             return call(*args)
         except LOST as exc:
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
 
     def ready(self, timeout: float) -> None:
         """See Sender."""
@@ -80,7 +80,7 @@ class AmqpSender:
                 f"there is no exchange {exchange!r}: name it in task_queues, or declare it in the broker"
             ) from exc
         except LOST as exc:
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
 
     def prepare(self, message: TaskMessage, *, mandatory: bool) -> bytes:
         """See Sender."""
@@ -115,7 +115,7 @@ class AmqpSender:
             self._write([frames for _, frames in messages], until)
             self._await(first, until)
         except LOST as exc:
-            cause = lost(exc)
+            cause = self._connection.lost(exc)
         unknown = [message for number, message in self._waiting.items() if number >= first]
         return Receipt(self._unroutable, self._refused, unknown, cause)
 
@@ -201,7 +201,7 @@ class AmqpSender:
         except NotFound:
             return 0
         except LOST as exc:
-            raise lost(exc) from exc
+            raise self._connection.lost(exc) from exc
         return int(getattr(found, "message_count", found))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from greenq.exceptions import BrokerError, ConfigError
 from greenq.model import Settle, Settlement
 from greenq.transports.base import Delivery
-from greenq.transports.redis.endpoint import Endpoint
+from greenq.transports.redis.endpoint import REPLY_TIMEOUT, Endpoint, parse_endpoint
 from greenq.transports.redis.store import MOST, RedisStore
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,11 @@ _KombuChannel: Any = stock.Channel
 
 # What building a kombu Message from hostile content raises.
 _NOT_A_MESSAGE = (AttributeError, KeyError, LookupError, RecursionError, TypeError, ValueError)
+_CONNECTION_OPTIONS = (
+    *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"),
+    "client_name",
+)
+_POOL_OPTIONS = ("max_connections", "health_check_interval", "retry_on_timeout")
 _STORE_OPTIONS = (
     *("visibility_timeout", "priority_steps", "sep", "global_keyprefix", "unacked_key", "unacked_index_key"),
     *("queue_order_strategy", "lease"),
@@ -35,8 +40,8 @@ _STORE_OPTIONS = (
 class QoS(_KombuQoS):  # type: ignore[misc]  # see above
     """Kombu's ack emulation, with acks sent a hundred at a time.
 
-    Credit comes back with the ack; Redis hears of it when a hundred are together, before the channel waits,
-    and before it closes.
+    Credit comes back with the ack; Redis hears of it when a hundred are together, before the channel takes
+    more, waits or closes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,11 +112,27 @@ class Channel(_KombuChannel):  # type: ignore[misc]  # see above
             connection_class = params.pop("connection_class")
             place = params.get("path") or f"{params['host']}:{params['port']}"
             label = f"redis://{place}/{params['db']}"
-            for name in ("max_connections", "health_check_interval", "retry_on_timeout"):
-                params.pop(name, None)  # of the pool, and of a client that repeats commands by itself
+            for name in _POOL_OPTIONS:
+                params.pop(name, None)
+            params["socket_timeout"] = params.get("socket_timeout") or REPLY_TIMEOUT
             options = {name: getattr(self, name) for name in _STORE_OPTIONS}
             self._store = RedisStore(Endpoint(connection_class, params, label), "", options, leased=False)
         return self._store
+
+    def _connparams(self, asynchronous: Any = False) -> dict[str, Any]:  # noqa: FBT002  kombu's signature
+        client = self.connection.client
+        url = str(client.hostname or "")
+        if "://" not in url:
+            params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+            if str(client.transport_cls).endswith("rediss") and not client.ssl:
+                params |= {"connection_class": self.connection_class_ssl, "ssl_cert_reqs": "required"}
+            return params
+        options = {name: getattr(self, name) for name in _CONNECTION_OPTIONS}
+        options |= {"ssl": client.ssl, "username": client.userid, "password": client.password}
+        endpoint = parse_endpoint(url, options)
+        params = {"connection_class": endpoint.connection_class, **endpoint.params}
+        self._process_credential_provider(client.credential_provider, params)
+        return params | {name: getattr(self, name) for name in _POOL_OPTIONS}
 
     def reserve_raw(self, limit: int, queues: list[str] | None = None) -> list[Delivery]:
         """Take up to `limit` messages of the consumed queues as they are; see `RedisStore.claim`."""
@@ -126,6 +147,7 @@ class Channel(_KombuChannel):  # type: ignore[misc]  # see above
 
         What is left of a batch when a callback raises is delivered by the next call.
         """
+        self.qos.flush_acks()  # before the consumers are busy with the next batch
         if not self._ready and self.has_credit():
             credit = self.qos.can_consume_max_estimate()
             self._ready.extend(self.reserve_raw(MOST if credit is None else credit))

@@ -45,6 +45,9 @@ class Waker:
         self.ear.close()
         self._mouth.close()
 
+    # kombu drops a broken connection's transport without closing it.
+    __del__ = close
+
 
 class Doorbell:
     """Server-assisted waiting (`CLIENT TRACKING`, opt-in) on the connection that also claims.

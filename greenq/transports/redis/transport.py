@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import selectors
-import ssl
 import time
 from math import inf
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
-from kombu.utils.url import parse_url
+from kombu.utils.url import maybe_sanitize_url
 
 from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable
 from greenq.transports.redis.channel import Channel
@@ -34,17 +33,22 @@ class Transport(_KombuTransport):  # type: ignore[misc]  # see above
 
     Channel = Channel
     driver_name = "greenq-redis"
+    can_parse_url = True  # kombu would lose the s of rediss://, and the whole of what follows greenq+
     implements = stock.Transport.implements.extend(asynchronous=False)
     connection_errors = (*stock.Transport.connection_errors, BrokerUnreachable, BrokerPaused)
     channel_errors = (*stock.Transport.channel_errors, BrokerError)
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
-        _read_url(client)
         super().__init__(client, **kwargs)
         self.waker = Waker()
         self.waiting = False  # an ack that comes while this is set has to end the wait
         self.dropped = 0  # control and event frames that were no messages
         self._next_reclaim = time.monotonic() + _reclaim_interval(client)
+
+    def as_uri(self, uri: str, include_password: Any = False, mask: str = "**") -> str:
+        """Show the URL, without its password unless asked for."""
+        prefix = f"{self.client.uri_prefix}+" if self.client.uri_prefix else ""
+        return prefix + (uri if include_password else maybe_sanitize_url(uri, mask))
 
     def drop(self, queue: str, why: object) -> None:
         """Count a fan-out frame that is no message, and say so the first time."""
@@ -126,28 +130,10 @@ def _reclaim_interval(client: Any) -> float:
     return min(float(options.get("visibility_timeout") or 3600.0) / 4, 5.0)
 
 
-def _read_url(client: Any) -> None:
-    """Fill in what kombu leaves unread of the URL.
-
-    `greenq+redis://...` reaches a transport whole, and with `transport=` given the `s` of `rediss://` is
-    lost: without this the connection would be made to localhost, or in plain text.
-    """
-    given = str((getattr(client, "_initial_params", None) or {}).get("hostname") or "")
-    url = str(client.hostname or "")
-    if url.startswith(("redis://", "rediss://")):
-        parts = parse_url(url)
-        client.hostname, client.port = parts["hostname"], parts["port"]
-        client.userid, client.password = parts["userid"], parts["password"]
-        client.virtual_host = parts["virtual_host"] or client.virtual_host
-        client.ssl = parts.get("ssl") or client.ssl
-    elif url.startswith("redis+socket://"):
-        client.hostname = url.removeprefix("redis+")
-    if "rediss://" in (given.removeprefix("greenq+")[:9], url[:9]):
-        settings = client.ssl if isinstance(client.ssl, dict) else {}
-        client.ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **settings}
-
-
 def register() -> None:
-    """Make kombu understand `greenq+redis://`, `greenq+rediss://` and `greenq+redis+socket://` URLs."""
+    """Make kombu understand a Redis URL with `greenq+` in front: redis, rediss, redis+socket, socket.
+
+    With `transport=` given, kombu takes `redis+socket://` for its own transport all the same; use the prefix.
+    """
     for alias in ("greenq", "greenq+redis", "greenq+rediss"):
         TRANSPORT_ALIASES[alias] = "greenq.transports.redis:Transport"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,9 +160,9 @@ def test_an_eager_task_inside_a_task_is_its_child(app: GreenQ) -> None:
     assert parent == root == own
 
 
-@pytest.fixture
-def storing(tmp_path: Path) -> Iterator[GreenQ]:
-    url = f"sqlite:///{tmp_path}/broker.db"
+@pytest.fixture(params=["sqlite", "redis"])
+def storing(request: pytest.FixtureRequest) -> Iterator[GreenQ]:
+    url: str = request.getfixturevalue(f"{request.param}_url")
     settings: dict[str, Any] = {"task_always_eager": True, "task_store_eager_result": True}
     with GreenQ("storing", broker=url, backend=url, **settings) as app:
         yield app

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +20,9 @@ from tests.unit.app.test_publishing import running
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[GreenQ]:
-    url = f"sqlite:///{tmp_path}/broker.db"
+@pytest.fixture(params=["sqlite", "redis"])
+def app(request: pytest.FixtureRequest) -> Iterator[GreenQ]:
+    url: str = request.getfixturevalue(f"{request.param}_url")
     with GreenQ("proj", broker=url, backend=url) as app:
         yield app
 

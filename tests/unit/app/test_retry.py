@@ -92,7 +92,7 @@ def test_a_retry_is_the_same_task_once_more(app: GreenQ, task: Task[..., Any], s
     assert body_of(again)[2]["callbacks"][0]["args"] == [5]
     assert body_of(again)[2]["chain"] == [{"task": "next"}]
     assert retry.when == 180
-    assert str(retry) == "Retry in 180.0s: ValueError('why')"
+    assert str(retry) == "Retry in 180s: ValueError('why')"
     assert sent("where-it-came-from") == [], "the worker publishes it, with the ack"
 
 

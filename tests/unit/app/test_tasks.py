@@ -45,9 +45,9 @@ def test_the_main_name_stands_for_main(app: GreenQ) -> None:
 def test_a_second_function_under_a_name_warns_and_the_same_one_does_not(
     app: GreenQ, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = app.task(name="t")(plain)
+    app.task(name="t")(plain)
     with caplog.at_level(logging.WARNING):
-        assert app.task(name="t")(plain) is first
+        assert app.task(name="t")(plain) is app.tasks["t"]
         assert not caplog.records
         second = app.task(name="t")(lambda: None)
     assert "t is defined twice" in caplog.text

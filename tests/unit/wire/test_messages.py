@@ -63,7 +63,7 @@ def test_a_message_is_what_celery_sends_key_by_key() -> None:
 @pytest.mark.parametrize("compression", [None, "gzip", "bzip2", "xz"])
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 def test_celery_reads_what_greenq_writes(serializer: str, compression: str | None) -> None:
-    signature = {
+    signature: dict[str, Any] = {
         "task": "proj.next",
         "args": [],
         "kwargs": {},
