@@ -182,7 +182,7 @@ def drain_redis(
 def _until_empty(client: Redis, worker: Worker, timeout: float) -> None:
     def empty() -> bool:
         assert worker.running, "the worker ended"
-        time.sleep(0.01)  # with wait_for's own: a look every 20 ms, some 30 us of the broker's time
+        # Asked every 10 ms, which is some 30 us of the broker's time.
         with client.pipeline(transaction=True) as pipe:
             pipe.llen(QUEUE)
             pipe.hlen(UNACKED)

@@ -8,9 +8,14 @@ cdef Py_ssize_t MAX_NESTING = 128
 cdef int MAX_PLAIN_DEPTH = 16
 
 
-def tagged(bytes data not None):
-    """Whether JSON text may hold kombu's typed values, `{"__type__": ..., "__value__": ...}`."""
-    return _tagged(data)
+def load_json(bytes data not None):
+    """Decode JSON as kombu does, typed values (`{"__type__": ..., "__value__": ...}`) included.
+
+    Raises:
+        ValueError: nested deeper than 128 levels.
+        Exception: of many kinds; the text is not JSON, or a typed value in it is none.
+    """
+    return _load(data)
 
 
 def too_deep(bytes data not None, Py_ssize_t limit=MAX_NESTING):
@@ -43,6 +48,23 @@ cdef bint _too_deep(bytes data, Py_ssize_t limit) except -1:
     return False
 
 
+cdef object _load(bytes data):
+    global _decode_tagged
+    if _too_deep(data, MAX_NESTING):
+        raise ValueError(f"nested deeper than {MAX_NESTING} levels")
+    # Seen by its plain text: who escapes letters of it does so to hide it, and then it is data.
+    if memmem(PyBytes_AS_STRING(data), len(data), b'"__type__"', 10) is not NULL:
+        if _decode_tagged is None:
+            from kombu.utils.json import loads
+            _decode_tagged = loads
+        return _decode_tagged(data)
+    try:
+        return _decode_json(data)
+    except Exception:
+        # msgspec refuses a little that the standard library takes (NaN, lone surrogates); that one decides.
+        return json.loads(data.decode("utf-8"))
+
+
 cdef Py_ssize_t _brackets(const char *data, Py_ssize_t n) noexcept:
     """How many [ and { there are, eight bytes at a time: this is all that an ordinary message pays."""
     cdef uint64_t word, low = 0x7F7F7F7F7F7F7F7FULL, found
@@ -59,31 +81,6 @@ cdef Py_ssize_t _brackets(const char *data, Py_ssize_t n) noexcept:
             count += 1
         i += 1
     return count
-
-
-cdef bint _tagged(bytes data) noexcept:
-    """Whether kombu's typed values may occur."""
-    return memmem(PyBytes_AS_STRING(data), len(data), b'"__type__"', 10) is not NULL
-
-
-cdef object _load(bytes raw):
-    """The value of a JSON text, with kombu's typed values; whatever is wrong with it is Malformed."""
-    global _decode_tagged
-    if _too_deep(raw, MAX_NESTING):
-        raise Malformed("envelope", f"nested deeper than {MAX_NESTING} levels")
-    try:
-        if _tagged(raw):
-            if _decode_tagged is None:
-                from kombu.utils.json import loads
-                _decode_tagged = loads
-            return _decode_tagged(raw)
-        try:
-            return _decode_json(raw)
-        except Exception:
-            # msgspec refuses a little that the standard library takes (NaN, lone surrogates); that one decides.
-            return json.loads(raw.decode("utf-8"))
-    except Exception as error:
-        raise Malformed("envelope", f"not JSON: {type(error).__name__}: {str(error)[:120]}") from None
 
 
 def plain_json(value):

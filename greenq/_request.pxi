@@ -96,7 +96,10 @@ def decode_envelope(bytes raw not None, str queue not None, tag, epoch=0):
         Malformed: for anything that is not a task message of protocol 1 or 2.
     """
     cdef Request request = Request.__new__(Request)
-    envelope = _load(raw)
+    try:
+        envelope = _load(raw)
+    except Exception as error:
+        raise Malformed("envelope", f"not JSON: {type(error).__name__}: {str(error)[:120]}") from None
     if type(envelope) is not dict:
         raise Malformed("envelope", "the envelope is not a JSON object")
     headers = (<dict>envelope).get("headers")

@@ -110,8 +110,13 @@ def parse_time(text: str) -> float:
         ValueError: not such a moment, or outside the years 1 to 9999 once in UTC.
     """
 
-def tagged(data: bytes) -> bool:
-    """Whether JSON text may hold kombu's typed values, `{"__type__": ..., "__value__": ...}`."""
+def load_json(data: bytes) -> Any:
+    """Decode JSON as kombu does, typed values (`{"__type__": ..., "__value__": ...}`) included.
+
+    Raises:
+        ValueError: nested deeper than 128 levels.
+        Exception: of many kinds; the text is not JSON, or a typed value in it is none.
+    """
 
 def too_deep(data: bytes, limit: int = 128) -> bool:
     """Say whether JSON text nests arrays and objects deeper than `limit`."""

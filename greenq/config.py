@@ -59,25 +59,7 @@ class Settings:
         state["on_change"] = None
         for row in TABLE.values():
             default = row.default
-            state[row.name] = dict(default) if isinstance(default, dict) else default
-
-    # Properties, so that the environment wins whenever it is set, before or after the app was made.
-    @property
-    def broker_url(self) -> str | None:
-        """The broker's address, or None for the embedded one."""
-        return self._from_environment("broker_url")
-
-    @property
-    def result_backend(self) -> str | None:
-        """The result store's address, or None."""
-        return self._from_environment("result_backend")
-
-    def _from_environment(self, name: str) -> str | None:
-        for variable in _ENVIRONMENT[name]:
-            if value := self._environ.get(variable):
-                return str(value)
-        found: str | None = self.__dict__[name]
-        return found
+            state[_place(row.name)] = dict(default) if isinstance(default, dict) else default
 
     def source(self, name: str) -> str:
         """Say where a value comes from: "default", "environment variable X", or what `update` was told."""
@@ -88,6 +70,12 @@ class Settings:
         return found
 
     def __getattr__(self, name: str) -> Any:
+        # Looked up at each reading, so that the environment wins whether it was set before or after.
+        if name in _ENVIRONMENT:
+            for variable in _ENVIRONMENT[name]:
+                if value := self._environ.get(variable):
+                    return value
+            return self.__dict__[_place(name)]
         if name.startswith("__"):
             raise AttributeError(name)
         raise AttributeError(_unknown(name))
@@ -124,9 +112,7 @@ class Settings:
         """Whether somebody gave the setting a value, even its default."""
         return self.source(name) != "default"
 
-    def update(
-        self, mapping: Mapping[str, Any] | None = None, /, *, source: str = "app.conf", **values: Any
-    ) -> None:
+    def update(self, mapping: Mapping[str, Any] | None = None, /, *, source: str = "app.conf", **values: Any) -> None:
         """Set several values, all or none.
 
         Old upper-case names of Celery are taken under their new name, with a warning.
@@ -166,7 +152,7 @@ class Settings:
         """A second, independent Settings with some values changed; nothing is warned about twice."""
         twin = Settings(self._environ)
         state = twin.__dict__
-        for name in TABLE:
+        for name in map(_place, TABLE):
             value = self.__dict__[name]
             state[name] = dict(value) if isinstance(value, dict) else value
         state["_sources"] = dict(self._sources)
@@ -195,9 +181,7 @@ class Settings:
             row = TABLE.get(name)
             if row is None:
                 if name.startswith(OTHER_STORES):
-                    notes.append(
-                        f"setting {name} ({source}) is not supported: results go to redis, sqlite or rpc"
-                    )
+                    notes.append(f"setting {name} ({source}) is not supported: results go to redis, sqlite or rpc")
                 else:
                     unknown.append(f"{_unknown(given)} ({source})")
                 continue
@@ -211,7 +195,7 @@ class Settings:
                 notes.append(note)
         if wrong or unknown:
             raise (ConfigError if wrong else UnknownSetting)("; ".join((*unknown, *wrong)))
-        self.__dict__.update(good)
+        self.__dict__.update({_place(name): value for name, value in good.items()})
         self._sources.update(dict.fromkeys(good, source))
         self._warn(notes)
         on_change: Callable[[], object] | None = self.__dict__["on_change"]
@@ -223,6 +207,11 @@ class Settings:
             if note not in self.warnings:
                 self.warnings.append(note)
                 logger.warning("%s", note)
+
+
+def _place(name: str) -> str:
+    """The attribute that keeps a setting; those the environment may override are kept out of plain sight."""
+    return f"_{name}" if name in _ENVIRONMENT else name
 
 
 def _converted(row: Setting, value: Any) -> Any:

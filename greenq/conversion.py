@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 from greenq.rates import parse_rate
 
+_ANY_CASE = re.IGNORECASE
 MASK = "********"
-_SECRET = re.compile(
-    "api|token|key|secret|pass|profanities_list|signature|database|beat_dburi", re.IGNORECASE
-)
+_SECRET = re.compile("api|token|key|secret|pass|profanities_list|signature|database|beat_dburi", _ANY_CASE)
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^:@/?#\s]*):(?P<password>[^/?#;\s]*)@")
-_SECRET_PARAMETER = re.compile(r"(?P<name>[?&][^=&;#]*(?:pass|secret|token|key)[^=&;#]*=)[^&;#]*", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"(?P<name>[?&][^=&;#]*(?:pass|secret|token|key)[^=&;#]*=)[^&;#]*", _ANY_CASE)
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 

@@ -49,6 +49,8 @@ _PARTS = "write one broker_url instead"
 _RPARTS = "write it into result_backend: redis://user:password@host:port/db"
 _FAILOVER = "fail-over between several brokers is not part of this version"
 _AUTOSCALE = "autoscaling is not part of this version"
+_CONNECTS = "a worker connects again for as long as it takes"
+_LOG_FORMAT = "the log has one format in this version; set up your own with logging.config"
 _CHORDS = "chords are not part of this version"
 _PREFORK = "it belongs to the prefork pool, which is not part of this version"
 _EVENTS = "events are not part of this version"
@@ -83,9 +85,9 @@ _BROKER = (
     _S("broker_login_method", "str", None, "AMQP login method."),
     _later("broker_failover_strategy", "any", None, _FAILOVER),
     _S("broker_connection_timeout", "seconds", 4.0, "Give up connecting after this long."),
-    _S("broker_connection_retry", "bool", True, "Connect again after the connection is lost."),
-    _S("broker_connection_retry_on_startup", "bool", None, "The same at start; None means as the one above."),
-    _S("broker_connection_max_retries", "int", 100, "Attempts before giving up; 0 or None: for ever."),
+    _later("broker_connection_retry", "bool", True, _CONNECTS),
+    _later("broker_connection_retry_on_startup", "bool", None, _CONNECTS),
+    _later("broker_connection_max_retries", "int", 100, _CONNECTS),
     _moot("broker_channel_error_retry", "bool", False, "a lost channel is always opened again"),
     _S("broker_heartbeat", "int", 120, "AMQP heartbeat, seconds."),
     _moot("broker_heartbeat_checkrate", "float", 3.0, "the service thread checks at its own pace"),
@@ -119,12 +121,8 @@ _TASK = (
     _S("task_acks_on_failure_or_timeout", "bool", True, "Late-acked tasks that fail are acknowledged too."),
     _S("task_acks_on_failure", "bool", None, "The same for exceptions; None means as the one above."),
     _S("task_acks_on_timeout", "bool", None, "The same for hard time limits."),
-    _later(
-        "task_reject_on_worker_lost", "bool", True, "a late-acked task of a lost worker always comes back"
-    ),
-    _later(
-        "task_retry_on_worker_lost", "bool", False, "a late-acked task of a lost worker always comes back"
-    ),
+    _later("task_reject_on_worker_lost", "bool", True, "a late-acked task of a lost worker always comes back"),
+    _later("task_retry_on_worker_lost", "bool", False, "a late-acked task of a lost worker always comes back"),
     _later("task_allow_error_cb_on_chord_header", "bool", False, _CHORDS),
     _S("task_always_eager", "bool", False, "Run tasks at once in the calling process; for tests."),
     _S("task_eager_propagates", "bool", False, "Let the exceptions of eager tasks out."),
@@ -144,9 +142,7 @@ _TASK = (
     _S("task_default_exchange", "str", None, "Its exchange; None means its name."),
     _S("task_default_routing_key", "str", None, "Its routing key; None means its name."),
     _S("task_default_exchange_type", "str", "direct", "Its exchange's type."),
-    _S(
-        "task_default_delivery_mode", "delivery_mode", 2, "2 or 'persistent': on disk; 1 or 'transient': not."
-    ),
+    _S("task_default_delivery_mode", "delivery_mode", 2, "2 or 'persistent': on disk; 1 or 'transient': not."),
     _S("task_default_priority", "int", None, "Priority of messages that name none, 0 to 9."),
     _S("task_default_rate_limit", "rate", None, "Rate limit of tasks that name none."),
     _S("task_ignore_result", "bool", False, "Do not store results."),
@@ -194,7 +190,7 @@ _RESULT = (
     _later("result_chord_retry_interval", "seconds", 1.0, _CHORDS),
     _later("result_chord_expires", "seconds", None, _CHORDS),
     _S("result_failure_expires", "seconds", None, "How long failures are kept; None means result_expires."),
-    _later("result_compression", "str", None, "results are stored uncompressed; compressed ones are read"),
+    _S("result_compression", "str", None, "Compress results: gzip, bzip2, lzma, brotli, zstd."),
     _moot("result_exchange", "str", "celeryresults", "results go straight to the caller's queue"),
     _moot("result_exchange_type", "str", "direct", "results go straight to the caller's queue"),
     _S("result_expires", "seconds", 86400.0, "How long results are kept; 0 or None: for ever."),
@@ -235,9 +231,9 @@ _WORKER = (
     _S("worker_concurrency", "concurrency", None, "Slots of the pool; -c wins."),
     _moot("worker_consumer", "str", "celery.worker.consumer:Consumer", "there is no class to replace"),
     _later("worker_deduplicate_successful_tasks", "bool", False, "a redelivered task runs again"),
-    _S("worker_detect_quorum_queues", "bool", True, "Ask RabbitMQ for each queue's type."),
+    _later("worker_detect_quorum_queues", "bool", True, "quorum queues are always told from classic ones"),
     _later("worker_direct", "bool", False, "a queue for each node is not part of this version"),
-    _S("worker_disable_prefetch", "bool", False, "Reserve only what a free slot can start."),
+    _later("worker_disable_prefetch", "bool", False, "write worker_prefetch_multiplier = 1 instead"),
     _S("worker_disable_rate_limits", "bool", False, "Ignore every rate limit."),
     _moot(
         "worker_enable_prefetch_count_reduction",
@@ -250,11 +246,11 @@ _WORKER = (
     _later("worker_soft_shutdown_timeout", "seconds", 0.0, "soft shutdown is not part of this version"),
     _later("worker_eta_task_limit", "int", None, "a limit on held tasks is not part of this version"),
     _moot("worker_hijack_root_logger", "bool", True, _ROOT_LOGGER),
-    _S("worker_log_color", "bool", None, "Colour in the log; None: on a terminal."),
-    _S("worker_log_format", "str", _LOG, "Format of log lines."),
-    _S("worker_log_datefmt", "str", None, "Format of times in log lines."),
-    _S("worker_task_log_format", "str", _TASK_LOG, "Format of lines logged by tasks."),
-    _S("worker_task_log_datefmt", "str", None, "Format of times in them."),
+    _later("worker_log_color", "bool", None, _LOG_FORMAT),
+    _later("worker_log_format", "str", _LOG, _LOG_FORMAT),
+    _later("worker_log_datefmt", "str", None, _LOG_FORMAT),
+    _later("worker_task_log_format", "str", _TASK_LOG, _LOG_FORMAT),
+    _later("worker_task_log_datefmt", "str", None, _LOG_FORMAT),
     _later("worker_lost_wait", "seconds", 10.0, _PREFORK),
     _later("worker_max_memory_per_child", "int", None, _PREFORK),
     _later("worker_max_tasks_per_child", "int", None, _PREFORK),
@@ -299,10 +295,7 @@ _OTHERS = (
     _later("security_digest", "str", "sha256", _SIGNED),
 )
 
-_OWN = (
-    _own("broker_lease", "seconds", 20.0, "Redis: a silent worker's tasks come back after this long."),
-    _own("worker_shutdown_timeout", "seconds", None, "How long a warm stop waits; None: until all ended."),
-)
+_OWN = (_own("broker_lease", "seconds", 20.0, "Redis: a silent worker's tasks come back after this long."),)
 
 TABLE: Mapping[str, Setting] = MappingProxyType(
     {row.name: row for row in (*_GENERAL, *_BROKER, *_CONTROL, *_TASK, *_RESULT, *_WORKER, *_OTHERS, *_OWN)}

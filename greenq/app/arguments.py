@@ -18,9 +18,7 @@ class ArgumentCheck:
         parameters = list(signature.parameters.values())
         if bound:
             if not parameters or parameters[0].kind not in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL):
-                raise TypeError(
-                    f"task {name}: bind=True passes the task as first argument, but there is none"
-                )
+                raise TypeError(f"task {name}: bind=True passes the task as first argument, but there is none")
             if parameters[0].kind in _POSITIONAL:
                 parameters = parameters[1:]
         self._signature = signature.replace(parameters=parameters)

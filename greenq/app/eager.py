@@ -59,9 +59,7 @@ def apply(
     return result
 
 
-def _attempt(
-    task: Task[..., Any], context: TaskContext, *, throw: bool
-) -> tuple[EagerResult[Any], Rerun | None]:
+def _attempt(task: Task[..., Any], context: TaskContext, *, throw: bool) -> tuple[EagerResult[Any], Rerun | None]:
     current.set(context)
     task_id = context.id
     try:
@@ -106,9 +104,7 @@ def _context(task: Task[..., Any], task_id: str, run: Rerun, options: Mapping[st
     }
     properties = {"correlation_id": task_id, "delivery_info": {"exchange": "", "routing_key": ""}}
     request: Request = decode_parts(headers, properties, "application/json", "utf-8", b"", "", "")
-    return TaskContext(
-        request, tuple(run.args), dict(run.kwargs), {}, hostname=socket.gethostname(), is_eager=True
-    )
+    return TaskContext(request, tuple(run.args), dict(run.kwargs), {}, hostname=socket.gethostname(), is_eager=True)
 
 
 def _ignored(task: Task[..., Any], options: Mapping[str, Any]) -> bool:

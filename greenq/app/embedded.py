@@ -49,7 +49,7 @@ def choose_broker(conf: Settings, home: Path | None, name: str, environ: Mapping
 
 def choose_backend(conf: Settings, broker: BrokerChoice) -> str | None:
     """The configured result store; with the embedded broker its file serves; else none, as in Celery."""
-    configured = conf.result_backend
+    configured: str | None = conf.result_backend
     if configured is not None:
         return configured
     return broker.url if broker.embedded else None

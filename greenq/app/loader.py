@@ -207,6 +207,4 @@ def _checked(value: Any, name: str, found: Spec) -> GreenQ:
 
 def _is_celery(value: Any) -> bool:
     """Whether it is a Celery app, without importing Celery."""
-    return any(
-        cls.__name__ == "Celery" and cls.__module__.startswith("celery.") for cls in type(value).__mro__
-    )
+    return any(cls.__name__ == "Celery" and cls.__module__.startswith("celery.") for cls in type(value).__mro__)

@@ -39,12 +39,7 @@ def allow_join_result() -> Iterator[None]:
 def refuse_join() -> None:
     """Raise RuntimeError inside a task that runs on a worker, unless `allow_join_result` is in force."""
     context = current.get()
-    if (
-        context is not None
-        and not context.is_eager
-        and not context.called_directly
-        and not _join_allowed.get()
-    ):
+    if context is not None and not context.is_eager and not context.called_directly and not _join_allowed.get():
         raise RuntimeError(
             "a task must not wait for another task's result: when every slot waits, nothing runs any more. "
             "Use link=, or `with allow_join_result():` if you know that a slot is left"

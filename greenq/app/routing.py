@@ -223,6 +223,4 @@ def _as_route(value: Any, name: str) -> Route | None:
         return value
     if isinstance(getattr(value, "name", None), str):
         return {"queue": value}
-    raise ConfigError(
-        f"setting task_routes: the route of {name!r} is {value!r}: write a queue name or a dict"
-    )
+    raise ConfigError(f"setting task_routes: the route of {name!r} is {value!r}: write a queue name or a dict")

@@ -114,9 +114,7 @@ class Signature(dict[str, Any]):
         """Send it with more arguments."""
         return self.apply_async(args, kwargs)
 
-    def clone(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature:
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature:
         """A copy with more arguments and options."""
         args, kwargs, options = self.merged(args, kwargs, **options)
         copy = Signature(self.task, args, kwargs, options, immutable=self.immutable, app=self._app)

@@ -47,6 +47,7 @@ class Task(Generic[P, R]):
     option attribute makes it explicit.
     """
 
+    __name__: str
     name: str
     app: GreenQ
     function: Callable[..., Any]
@@ -158,9 +159,7 @@ class Task(Generic[P, R]):
         """
         return self._send(args or (), kwargs or {}, options)
 
-    def _send(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> AsyncResult[R]:
+    def _send(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> AsyncResult[R]:
         self.check_arguments(args, kwargs)
         app = self.app
         if app.conf.task_always_eager:

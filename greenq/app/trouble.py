@@ -12,10 +12,7 @@ from greenq.exceptions import AppNotFound
 
 _LIBRARY = (
     str(Path(__file__).resolve().parents[1]),
-    *(
-        str(Path(sysconfig.get_path(name)).resolve())
-        for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    ),
+    *(str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
 )
 
 
@@ -51,9 +48,7 @@ def explain(error: Exception, name: str, source: str) -> AppNotFound:
             return AppNotFound(f"{source}: there is no module {name!r} on the import path{where}")
         package = error.name.partition(".")[0]
         cure = "install it, or add its directory to PYTHONPATH" if error.name == package else "check the name"
-        return AppNotFound(
-            f"{source}: importing {name} needs {error.name!r}, which is not there{where}: {cure}"
-        )
+        return AppNotFound(f"{source}: importing {name} needs {error.name!r}, which is not there{where}: {cure}")
     return AppNotFound(f"{source}: importing {name} failed{where}: {type(error).__name__}: {error}")
 
 

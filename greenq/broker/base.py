@@ -18,6 +18,10 @@ class Consumer(Protocol):
     prefetch: int  # how many deliveries may be unsettled here
     delays: bool  # True where Settle.DELAY works; else a held request stays here, unsettled
 
+    @property
+    def epoch(self) -> int:
+        """Counts connections: a delivery of an earlier one has gone back to the broker."""
+
     def start(self) -> None:
         """Connect, declare, and be ready to fetch. Called again after a loss."""
 
@@ -34,6 +38,12 @@ class Consumer(Protocol):
         self, acks: Sequence[Request], others: Sequence[tuple[Request | Rejected, Settlement]] = ()
     ) -> int:
         """End deliveries; returns for how many it had no effect any more, since the broker took them back."""
+
+    def raise_prefetch(self, n: int = 1) -> None:
+        """Make room for others while `n` more requests are held here; bounded."""
+
+    def lower_prefetch(self, n: int = 1) -> None:
+        """Take back what `raise_prefetch` gave."""
 
     def renew(self, held: Sequence[Request]) -> bool:
         """Say that this worker lives and holds these; False if the broker had given it up for dead."""

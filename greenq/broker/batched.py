@@ -26,6 +26,7 @@ class BatchedConsumer:
     """
 
     delays = True
+    epoch = 0  # a claim outlives the connection it was made on
 
     def __init__(
         self, url: str, options: Mapping[str, Any], queues: Sequence[str], prefetch: int, runtime: Runtime
@@ -67,6 +68,12 @@ class BatchedConsumer:
         tags = [str(request.tag) for request in acks]
         rest = [settlement for _, settlement in others]
         return self._offload(self._sink.settle, tags, rest)
+
+    def raise_prefetch(self, n: int = 1) -> None:
+        """See Consumer. Messages are asked for by number here: what is held takes nobody's room."""
+
+    def lower_prefetch(self, n: int = 1) -> None:
+        """See Consumer."""
 
     def renew(self, held: Sequence[Request]) -> bool:
         """See Consumer."""

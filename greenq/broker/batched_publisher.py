@@ -6,14 +6,17 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from greenq.broker.stores import open_store
-from greenq.exceptions import BrokerError
+from greenq.exceptions import BrokerError, PublishUncertain
 from greenq.model import TaskMessage
 from greenq.transports.base import Post, Store
 from greenq.wire.messages import to_envelope
+
+
+T = TypeVar("T")
 
 
 class BatchedPublisher:
@@ -37,7 +40,11 @@ class BatchedPublisher:
         """See Publisher."""
         with self._lock:
             posts = [self._post(message) for message in messages]
-            self._trying(lambda store: store.post(posts))
+            try:
+                self._trying(lambda store: store.post(posts))
+            except PublishUncertain as error:
+                task_id = messages[0].properties.get("correlation_id")
+                raise PublishUncertain(f"{error} (first of {len(messages)}: {task_id})", task_id) from error
 
     def length(self, queue: str) -> int:
         """See Publisher."""
@@ -61,16 +68,21 @@ class BatchedPublisher:
         raw = to_envelope(message, f"{self._tag}-{self._sent}")
         return Post(message.routing_key, raw, message.properties.get("priority") or 0)
 
-    def _trying(self, call: Any) -> Any:
+    def _trying(self, call: Callable[[Store], T]) -> T:
+        """Call until it went well or the retries are used up; the same message again carries the same id."""
         policy = self._retry or {"max_retries": 0}
         tries = 0
+        uncertain: PublishUncertain | None = None
         while True:
             try:
                 return call(self._open())
-            except BrokerError:
+            except BrokerError as error:
+                if isinstance(error, PublishUncertain):
+                    uncertain = error
                 tries += 1
                 if tries > policy.get("max_retries", 3):
-                    raise
+                    # Once a try may have reached the broker, a later one that did not changes nothing.
+                    raise uncertain or error from error
                 step = policy.get("interval_start", 0) + policy.get("interval_step", 0.2) * (tries - 1)
                 time.sleep(min(step, policy.get("interval_max", 1.0)))
 

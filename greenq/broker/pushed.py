@@ -59,6 +59,11 @@ class PushedConsumer:
         self._interrupted = False
         self._owner = runtime.lock()  # held by the fiber that reads: a link is not closed under it
 
+    @property
+    def epoch(self) -> int:
+        """See Consumer."""
+        return self._epoch
+
     def start(self) -> None:
         """See Consumer. Declares as Celery does; nothing of an earlier connection survives.
 
@@ -262,12 +267,14 @@ class PushedConsumer:
 
     def renew(self, held: Sequence[Request]) -> bool:
         """See Consumer. Nothing to renew: the connection itself is the lease."""
-        link = self._link
-        return link is not None and all(request.epoch == self._epoch for request in held)
+        return True
 
     def reclaim(self) -> int:
         """See Consumer. The broker gives back what a dead worker held when its connection ends."""
         return 0
+
+    def release(self) -> None:
+        """See Consumer. There is no such connection."""
 
     def beat(self) -> None:
         """See Consumer."""

@@ -27,9 +27,7 @@ from greenq.control.registry import Command, Kind, default_registry
 from greenq.exceptions import GreenqError, NoReply
 
 ASKING = "Asking"
-_RESERVED = frozenset(
-    {"app", "broker", "config", "destination", "json", "quiet", "strict", "timeout", "workdir"}
-)
+_RESERVED = frozenset({"app", "broker", "config", "destination", "json", "quiet", "strict", "timeout", "workdir"})
 
 
 def asking_options() -> list[click.Option]:
@@ -44,9 +42,7 @@ def asking_options() -> list[click.Option]:
             help="Wait this long. [default: 1.0]",
         ),
         remembered("-j", "--json", is_flag=True, section=ASKING, help="Print JSON."),
-        remembered(
-            "--strict", is_flag=True, section=ASKING, help="Exit 1 on an error reply or a silent node."
-        ),
+        remembered("--strict", is_flag=True, section=ASKING, help="Exit 1 on an error reply or a silent node."),
     ]
 
 
@@ -57,7 +53,6 @@ class Asker(click.Group):
         listing = click.Option(
             ["--list"],
             is_flag=True,
-            is_eager=True,
             expose_value=False,
             callback=self._list,
             help="List the commands.",
@@ -105,9 +100,7 @@ class Asker(click.Group):
         return name, found, args[1:]
 
     def _near(self, name: str) -> str:
-        return suggestion(
-            name, [command.name for command in default_registry().of(self.kind) if command.visible]
-        )
+        return suggestion(name, [command.name for command in default_registry().of(self.kind) if command.visible])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See click."""
@@ -192,9 +185,7 @@ def ask(command: Command, arguments: dict[str, Any]) -> int:
         raise NoReply(_nobody(app, timeout))
     if command.kind == "inspect" and not state.json and not state.quiet:
         click.echo(f"\n{_online(len(answered))}")
-    failed = any(
-        isinstance(data, dict) and "error" in data for reply in replies or () for data in reply.values()
-    )
+    failed = any(isinstance(data, dict) and "error" in data for reply in replies or () for data in reply.values())
     return 1 if state.strict and (failed or missing) else 0
 
 
@@ -278,7 +269,5 @@ def _print_status(reply: Reply) -> None:
 inspect = Asker("inspect", "Ask workers what they do.")
 control = Asker("control", "Change what workers do.")
 status = with_common_options(
-    SectionCommand(
-        "status", callback=_status, help="Show which workers answer.", params=list(asking_options())
-    )
+    SectionCommand("status", callback=_status, help="Show which workers answer.", params=list(asking_options()))
 )

@@ -33,7 +33,7 @@ TABLE = (
     Entry("inspect", "greenq.cli.asking:inspect", "Ask and steer", "Ask workers what they do."),
     Entry("control", "greenq.cli.asking:control", "Ask and steer", "Change what workers do."),
     Entry("call", "greenq.cli.sending:call", "Tasks and queues", "Send a task."),
-    Entry("result", "greenq.cli.sending:result", "Tasks and queues", "Show a task's result."),
+    Entry("result", "greenq.cli.sending:result", "Tasks and queues", "Wait for a task's result and print it."),
     Entry("purge", "greenq.cli.sending:purge", "Tasks and queues", "Delete what waits in queues."),
 )
 
@@ -117,7 +117,8 @@ def run(argv: Sequence[str], pool: str, pool_source: str) -> int:
         if state.traceback:
             traceback.print_exc()
         text, number = explain(exc)
-        click.echo(f"greenq: {text}", err=True)
+        start = "\n" if isinstance(exc, click.Abort) else ""  # a prompt was left in the middle of its line
+        click.echo(f"{start}greenq: {text}", err=True)
         return number
     return code if isinstance(code, int) else 0
 

@@ -157,9 +157,7 @@ call = with_common_options(
                 section="Call",
                 help="Arguments by name.",
             ),
-            _option(
-                "--serializer", metavar="NAME", section="Call", help="Serializer. [default: task_serializer]"
-            ),
+            _option("--serializer", metavar="NAME", section="Call", help="Serializer. [default: task_serializer]"),
             _option(
                 "--countdown",
                 type=float,
@@ -189,9 +187,7 @@ result = with_common_options(
         help="Wait for a task's result and print it; exit code 1 if it failed. --traceback shows why.",
         params=[
             click.Argument(["task_id"]),
-            _option(
-                "--timeout", type=float, metavar="SECONDS", section="Result", help="Wait no longer than this."
-            ),
+            _option("--timeout", type=float, metavar="SECONDS", section="Result", help="Wait no longer than this."),
         ],
     )
 )
@@ -211,9 +207,7 @@ purge = with_common_options(
                 section="Purge",
                 help="These. [default: all known]",
             ),
-            _option(
-                "-X", "--exclude-queues", type=Names(), metavar="A,B", section="Purge", help="But not these."
-            ),
+            _option("-X", "--exclude-queues", type=Names(), metavar="A,B", section="Purge", help="But not these."),
         ],
     )
 )

@@ -117,6 +117,7 @@ def common_options() -> list[click.Option]:
         remembered(
             *("-A", "--app"),
             metavar="MODULE[:ATTR]",
+            is_eager=True,  # before --help, which lists the commands of the app too
             section=COMMON,
             help="The app; else GREENQ_APP, app under [tool.greenq] in pyproject.toml, or tasks.py, app.py, "
             "celery.py here.",
@@ -128,15 +129,9 @@ def common_options() -> list[click.Option]:
             help="The broker, over GREENQ_BROKER_URL and settings.",
         ),
         remembered("--result-backend", metavar="URL", section=COMMON, help="The result store, likewise."),
-        remembered(
-            "--workdir", type=path, is_eager=True, section=COMMON, help="Change to this directory first."
-        ),
-        remembered(
-            "--config", metavar="MODULE", section=COMMON, help="A module of settings to lay over the app's."
-        ),
-        remembered(
-            "-C", "--no-color", is_flag=True, section=COMMON, help="No colour; NO_COLOR does the same."
-        ),
+        remembered("--workdir", type=path, is_eager=True, section=COMMON, help="Change to this directory first."),
+        remembered("--config", metavar="MODULE", section=COMMON, help="A module of settings to lay over the app's."),
+        remembered("-C", "--no-color", is_flag=True, section=COMMON, help="No colour; NO_COLOR does the same."),
         remembered("-q", "--quiet", is_flag=True, section=COMMON, help="No banner, no closing lines."),
         remembered("--traceback", is_flag=True, section=COMMON, help="Show where an error came from."),
     ]
@@ -182,9 +177,7 @@ class Names(Word):
 
     name = "names"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """See click."""
         if isinstance(value, tuple):
             return value

@@ -28,9 +28,7 @@ def plain(data: Any) -> str:
     if isinstance(data, (list, tuple)):
         if not data:
             return "- empty -"
-        return "\n".join(
-            f"* {item if isinstance(item, str) else as_json(item, indent=None)}" for item in data
-        )
+        return "\n".join(f"* {item if isinstance(item, str) else as_json(item, indent=None)}" for item in data)
     if isinstance(data, dict):
         return as_json(data)
     return "-" if data is None else str(data)
@@ -90,9 +88,7 @@ def _since(started: Any) -> str:
 
 
 def _reserved(data: Any) -> str:
-    return table(
-        ("ID", "TASK", "ARGUMENTS"), [(info.get("id"), info.get("name"), _call(info)) for info in data]
-    )
+    return table(("ID", "TASK", "ARGUMENTS"), [(info.get("id"), info.get("name"), _call(info)) for info in data])
 
 
 def _scheduled(data: Any) -> str:
@@ -137,9 +133,7 @@ def _stats(data: Any) -> str:
     for group in ("pool", "broker", "rusage"):
         value = data.get(group)
         if isinstance(value, dict):
-            lines += [
-                (f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "", 0)
-            ]
+            lines += [(f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "", 0)]
     width = max((len(name) for name, _ in lines), default=0)
     text = "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
     counts = sorted(total.items(), key=lambda item: (-item[1], item[0]))

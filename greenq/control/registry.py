@@ -184,7 +184,9 @@ def _parameters(
             continue
         if each.kind in (each.VAR_POSITIONAL, each.POSITIONAL_ONLY):
             raise ConfigError(f"command {title}: parameter {each.name!r} has to be callable by its name")
-        kind = hints.get(each.name, listed.get(each.name, Any))
+        kind = hints.get(each.name, Any)
+        if kind is Any:
+            kind = listed.get(each.name, Any)
         if not supported(kind):
             raise ConfigError(f"command {title}: values of {each.name!r} ({kind!r}) cannot be checked")
         default = MISSING if each.default is each.empty else each.default

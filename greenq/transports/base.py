@@ -61,7 +61,11 @@ class Store(Protocol):
         """
 
     def post(self, messages: Sequence[Post]) -> None:
-        """Put the envelopes into their queues, all or (on an error) possibly some; in order."""
+        """Put the envelopes into their queues, all or (on an error) possibly some; in order.
+
+        Raises:
+            PublishUncertain: the connection broke after they were sent and before the answer.
+        """
 
     def renew(self, tags: Sequence[str]) -> bool:
         """Say that this owner lives and still holds `tags`. False if the owner had been given up for dead."""

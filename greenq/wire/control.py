@@ -83,9 +83,7 @@ def read_frame(body: object, headers: object, namespace: str) -> ControlFrame:
     if not isinstance(method, str) or not method:
         raise BadFrame("method", "missing" if method is None else type(method).__name__)
     arguments = body.get("arguments")
-    if arguments is not None and not (
-        isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)
-    ):
+    if arguments is not None and not (isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)):
         raise BadFrame("arguments", type(arguments).__name__)
     destination = _destination(body.get("destination"))
     return ControlFrame(

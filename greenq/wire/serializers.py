@@ -8,18 +8,16 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
 
-import msgspec
 from kombu.exceptions import EncodeError as KombuEncodeError
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import registry
 from kombu.utils import json as kombu_json
 
-from greenq._speedups import plain_json, tagged, too_deep
+from greenq._speedups import load_json, plain_json
 from greenq.exceptions import ConfigError, ContentRefused, EncodeError, MalformedMessage
 
 JSON = "application/json"
 PICKLE = "application/x-python-serialize"
-MAX_NESTING = 128
 
 # kombu registers these whether or not their library is there, with a coder that fails when it is called.
 _LIBRARIES = {"application/x-yaml": ("yaml", "PyYAML"), "application/x-msgpack": ("msgpack", "msgpack")}
@@ -124,30 +122,10 @@ def loads_checked(data: bytes | str, content_type: str) -> Any:
     """
     try:
         if content_type == JSON:
-            return loads_json(data.encode() if isinstance(data, str) else data)
+            return load_json(data.encode() if isinstance(data, str) else data)
         return registry.loads(data, content_type, "binary", accept=(content_type,))
-    except MalformedMessage:
-        raise
     except Exception as exc:
         raise MalformedMessage("body_decode", f"{type(exc).__name__}: {str(exc)[:120]}") from exc
-
-
-def loads_json(data: bytes) -> Any:
-    """Decode JSON as kombu does, typed values included.
-
-    Raises:
-        MalformedMessage: `body_decode` for nesting beyond 128 levels.
-        ValueError, TypeError, ArithmeticError, RecursionError: not JSON, or a typed value that is none.
-    """
-    if too_deep(data, MAX_NESTING):
-        raise MalformedMessage("body_decode", f"nested deeper than {MAX_NESTING} levels")
-    if not tagged(data):
-        try:
-            return msgspec.json.decode(data)
-        except (ValueError, RecursionError):
-            # It refuses a little that the standard library takes: NaN, lone surrogates. That one decides.
-            return kombu_json.loads(data)
-    return kombu_json.loads(data)
 
 
 def mime_type(name: str, setting: str = "serializer") -> str:

@@ -94,6 +94,9 @@ class Intake:
             self._pause(self._trouble.happened(error))
             return False
         self._trouble.over()
+        lost = self._lineup.forget_lost(self._consumer.epoch)
+        if lost:
+            logger.info("%d requests that waited here went back to the broker with their connection.", lost)
         self.connected = True
         self._ready.set()
         return True

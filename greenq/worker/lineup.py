@@ -31,6 +31,15 @@ class Answers(Protocol):
         """Hand over an outcome, or a request to be acknowledged before it runs."""
 
 
+class Room(Protocol):
+    """What the line-up needs of the consumer; see `broker.base.Consumer`."""
+
+    delays: bool
+
+    def raise_prefetch(self, n: int = 1) -> None: ...
+    def lower_prefetch(self, n: int = 1) -> None: ...
+
+
 class Lineup:
     """Everything here happens on the main hub, but for solo, where the intake's and the main thread take turns.
 
@@ -47,11 +56,14 @@ class Lineup:
         outbox: Answers,
         drop: Callable[[Request, str], Outcome],
         *,
-        broker_delays: bool,
+        room: Room,
         acks_late: Callable[[Request], bool],
         lock: Any,
     ) -> None:
-        """`drop(request, reason)` makes the outcome of what may never run. `rate` comes after `gates`."""
+        """`drop(request, reason)` makes the outcome of what may never run. `rate` comes after `gates`.
+
+        `room` is the consumer: it may take back what is far off, and lends room for what is held here.
+        """
         self._pool = pool
         self._gates = gates
         self._rate = rate
@@ -59,7 +71,7 @@ class Lineup:
         self._ledger = ledger
         self._outbox = outbox
         self._drop = drop
-        self._broker_delays = broker_delays
+        self._room = room
         self._acks_late = acks_late
         self._lock = lock  # green: never contended; solo: the intake's, the timers' and the main thread meet here
         self.closed = False
@@ -91,12 +103,13 @@ class Lineup:
             self._outbox.put(self._drop(request, verdict.reason))
             return
         far = verdict.until - now > NEAR or len(self._ledger.held) >= MOST_HELD
-        if far and self._broker_delays:
+        if far and self._room.delays:
             self._give_to_broker(request, verdict.until)
             return
         request.state = "held"
         when = time.monotonic() + verdict.until - now
         self._ledger.held[request] = self._timers.at(when, partial(self._due, request))
+        self._room.raise_prefetch()
 
     def _give_to_broker(self, request: Request, due: float) -> None:
         self._outbox.put(Outcome(request, "DELAYED", Settle.DELAY, due=due))
@@ -104,17 +117,19 @@ class Lineup:
     def _due(self, request: Request) -> None:
         with self._lock:
             if self._ledger.held.pop(request, None) is not None:
+                self._room.lower_prefetch()
                 self._admit(request)
 
     def _limit(self, request: Request, verdict: Verdict) -> None:
         line = self._ledger.limited.setdefault(request.name, deque())
-        if len(line) >= MOST_LIMITED and self._broker_delays:
+        if len(line) >= MOST_LIMITED and self._room.delays:
             self._rate.gave_up(request.name)
             per_second = self._rate.rate(request.name) or 1.0
             self._give_to_broker(request, time.time() + len(line) / per_second)
             return
         request.state = "limited"
         line.append(request)
+        self._room.raise_prefetch()
         if len(line) == 1:
             self._timers.at(verdict.until, partial(self.release, request.name))
 
@@ -124,6 +139,7 @@ class Lineup:
             line = self._ledger.limited.get(name)
             while line and self._rate.may_leave(name):
                 request = line.popleft()
+                self._room.lower_prefetch()
                 if self._ledger.ready or not self._pool.free():
                     request.state = "ready"
                     self._ledger.ready.append(request)
@@ -157,11 +173,13 @@ class Lineup:
             timer = self._ledger.held.pop(request, None)
             if timer is not None:
                 timer.cancel()
+                self._room.lower_prefetch()
                 return True
             line = self._ledger.limited.get(request.name)
             if line and request in line:
                 line.remove(request)
                 self._rate.gave_up(request.name)
+                self._room.lower_prefetch()
                 return True
             if request in self._ledger.ready:
                 self._ledger.ready.remove(request)

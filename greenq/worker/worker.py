@@ -98,7 +98,7 @@ class Worker:
             self.ledger,
             self.outbox,
             self.accounts.dropped,
-            broker_delays=self.consumer.delays,
+            room=self.consumer,
             acks_late=self._acks_late,
             lock=contextlib.nullcontext() if self.runtime.green else threading.RLock(),
         )

@@ -86,9 +86,7 @@ def test_requeue_dead_and_malformed_end_as_they_should(
     publisher.publish([task_message(headers={"role": "back"}), dead])
     body = b"\x00\xff no JSON \xfe"
     channel.basic_publish(
-        channel.prepare_message(
-            body, content_type="application/json", headers={"task": b"\xff\xfe", "id": "x1"}
-        ),
+        channel.prepare_message(body, content_type="application/json", headers={"task": b"\xff\xfe", "id": "x1"}),
         routing_key="celery",
     )
     channel.basic_publish(channel.prepare_message(b"", headers={"id": "x2"}), routing_key="celery")
@@ -178,9 +176,7 @@ def test_a_quorum_queue_made_by_others_is_used_as_it_is(rabbitmq_url: str, chann
     publisher.close()
 
 
-def test_a_classic_queue_where_quorum_is_asked_names_queue_and_argument(
-    rabbitmq_url: str, channel: Any
-) -> None:
+def test_a_classic_queue_where_quorum_is_asked_names_queue_and_argument(rabbitmq_url: str, channel: Any) -> None:
     kombu.Queue("celery", kombu.Exchange("celery"), "celery")(channel).declare()
     stage = here(rabbitmq_url)
     stage.conf.update(task_default_queue_type="quorum")

@@ -265,16 +265,6 @@ def test_a_password_is_in_no_printed_url(redis_url: str) -> None:
         assert "hush" in connection.as_uri(include_password=True)
 
 
-@pytest.mark.parametrize("url", ["rediss://h", "greenq+rediss://h", "greenq+rediss://h?ssl_cert_reqs=required"])
-def test_a_secure_url_stays_secure_and_checks_the_certificate(url: str, redis_url: str) -> None:
-    register()
-    host = redis_url.removeprefix("redis://")
-    connection = Connection(url.replace("//h", f"//{host}"), transport=None if "+" in url else OURS)
-    # A plain server answers a TLS greeting with an error: only a plain-text client would get on with it.
-    with pytest.raises(connection.connection_errors, match=r"(?i)ssl|tls"):
-        connection.connect()
-
-
 def test_a_failover_keeps_the_transport(redis_url: str) -> None:
     register()
     with Connection(f"greenq+redis://127.0.0.1:1/0;greenq+{redis_url}") as connection:

@@ -16,9 +16,7 @@ from greenq.wire.control import LogicalClock
 T = TypeVar("T")
 
 
-def make_request(
-    task_id: str, name: str = "proj.add", args: Sequence[Any] = (2, 2), **headers: Any
-) -> Request:
+def make_request(task_id: str, name: str = "proj.add", args: Sequence[Any] = (2, 2), **headers: Any) -> Request:
     """A request as it comes out of a Redis queue, body unencoded."""
     envelope = {
         "body": json.dumps([list(args), {}, {}]),

@@ -1,4 +1,4 @@
-"""Checked by mypy, never run: a line that ends in `# wrong` must be an error, every other line must not."""
+"""Checked by mypy, never run: each mistake below is one mypy must report, or it reports its unused ignore."""
 
 from __future__ import annotations
 
@@ -56,27 +56,27 @@ app.send_tasks([(add, (1,)), add.s(2)])
 add.max_retries = None
 
 # What does not.
-add.delay()  # wrong
-add.delay("1")  # wrong
-add.delay(1, 2, 3)  # wrong
-add.delay(1, z=2)  # wrong
-add("1")  # wrong
-mail.delay("a", "b")  # wrong
-mail.delay("a")  # wrong
-mail.delay(to=1, subject="b")  # wrong
-fetch.delay()  # wrong
-fetch.delay(b"https://example.org")  # wrong
-fetch.delay("https://example.org", timeout="1")  # wrong
-double.delay("1.5")  # wrong
-note.delay()  # wrong
-number: str = add.delay(1).get()  # wrong
-text: int = mail.delay("a", subject="b").get()  # wrong
-add.apply_async((1,), cuntdown=5)  # wrong
-add.apply_async((1,), countdown="5")  # wrong
-add.apply_async((1,), priority="high")  # wrong
-app.task(max_retry=3)(len)  # wrong
-app.task(rate_limit=[])(len)  # wrong
-app.task(name=3)(len)  # wrong
-GreenQ(main=3)  # wrong
-app.send_task(add)  # wrong
-add.nonsense  # wrong
+add.delay()  # type: ignore[call-arg]
+add.delay("1")  # type: ignore[arg-type]
+add.delay(1, 2, 3)  # type: ignore[call-arg]
+add.delay(1, z=2)  # type: ignore[call-arg]
+add("1")  # type: ignore[arg-type]
+mail.delay("a", "b")  # type: ignore[call-arg]
+mail.delay("a")  # type: ignore[call-arg]
+mail.delay(to=1, subject="b")  # type: ignore[arg-type]
+fetch.delay()  # type: ignore[call-arg]
+fetch.delay(b"https://example.org")  # type: ignore[arg-type]
+fetch.delay("https://example.org", timeout="1")  # type: ignore[arg-type]
+double.delay("1.5")  # type: ignore[arg-type]
+note.delay()  # type: ignore[call-arg]
+number: str = add.delay(1).get()  # type: ignore[assignment]
+text: int = mail.delay("a", subject="b").get()  # type: ignore[assignment]
+add.apply_async((1,), cuntdown=5)  # type: ignore[call-arg]
+add.apply_async((1,), countdown="5")  # type: ignore[arg-type]
+add.apply_async((1,), priority="high")  # type: ignore[arg-type]
+app.task(max_retry=3)(len)  # type: ignore[call-overload]
+app.task(rate_limit=[])(len)  # type: ignore[call-overload]
+app.task(name=3)(len)  # type: ignore[call-overload]
+GreenQ(main=3)  # type: ignore[arg-type]
+app.send_task(add)  # type: ignore[arg-type]
+add.nonsense()  # type: ignore[attr-defined]

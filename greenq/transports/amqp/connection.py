@@ -14,6 +14,7 @@ from amqp.exceptions import AMQPError, ConsumerCancelled, PreconditionFailed
 from amqp.transport import SSLTransport, TCPTransport
 from kombu.transport import pyamqp
 
+from greenq.conversion import mask_url
 from greenq.exceptions import BrokerUnreachable
 from greenq.transports.amqp.frames import FrameReader, Pushed
 from greenq.transports.amqp.tables import FrameError
@@ -301,7 +302,7 @@ def connect(url: str, options: LinkOptions) -> AmqpConnection:
             connection: AmqpConnection = client.transport.establish_connection()
         except LOST as exc:
             reason = str(exc) or type(exc).__name__
-            failure = BrokerUnreachable(f"no connection to {client.as_uri()}: {reason}")
+            failure = BrokerUnreachable(f"no connection to {mask_url(address)}: {reason}")
             failure.__cause__ = exc
         else:
             return connection

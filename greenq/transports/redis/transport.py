@@ -45,7 +45,7 @@ class Transport(_KombuTransport):  # type: ignore[misc]  # see above
         self.dropped = 0  # control and event frames that were no messages
         self._next_reclaim = time.monotonic() + _reclaim_interval(client)
 
-    def as_uri(self, uri: str, include_password: Any = False, mask: str = "**") -> str:
+    def as_uri(self, uri: str, include_password: Any = False, mask: str = "**") -> str:  # noqa: FBT002  kombu's
         """Show the URL, without its password unless asked for."""
         prefix = f"{self.client.uri_prefix}+" if self.client.uri_prefix else ""
         return prefix + (uri if include_password else maybe_sanitize_url(uri, mask))

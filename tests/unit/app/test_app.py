@@ -33,9 +33,7 @@ def test_a_configuration_object_is_read_at_once(app: GreenQ) -> None:
     assert GreenQ("x", config_source={"timezone": "UTC"}).conf.timezone == "UTC"
 
 
-def test_a_configuration_module_is_imported_when_it_is_needed(
-    app: GreenQ, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_configuration_module_is_imported_when_it_is_needed(app: GreenQ, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     app.config_from_object("later_config")
     (tmp_path / "later_config.py").write_text("task_serializer = 'yaml'\ntimezone = 'UTC'\n")
@@ -53,9 +51,7 @@ def test_a_configuration_module_that_is_not_there_is_named(app: GreenQ, name: st
         _ = app.conf
 
 
-def test_the_tasks_of_an_app_follow_a_configuration_module(
-    app: GreenQ, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_the_tasks_of_an_app_follow_a_configuration_module(app: GreenQ, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "route_config.py").write_text("task_routes = {'t': 'routed'}\ntask_acks_late = False\n")
     monkeypatch.syspath_prepend(tmp_path)
     app.config_from_object("route_config")

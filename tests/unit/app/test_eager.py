@@ -75,7 +75,7 @@ def test_always_eager_reaches_every_way_of_sending(app: GreenQ, log: list[Any], 
 def test_options_are_checked_in_eager_mode_too(app: GreenQ) -> None:
     app.conf.task_always_eager = True
     with pytest.raises(TypeError, match="did you mean countdown"):
-        app.tasks["add"].apply_async((1,), cuntdown=1)
+        app.tasks["add"].apply_async((1,), cuntdown=1)  # type: ignore[call-arg]  # the mistake itself
     with pytest.raises(TypeError, match="missing a required argument"):
         app.tasks["add"].delay()
 
@@ -182,7 +182,7 @@ def test_eager_results_are_stored_if_the_settings_say_so(storing: GreenQ) -> Non
         return 4
 
     assert AsyncResult(good.delay().id, storing).get(5) == 4
-    failed = AsyncResult(bad.delay().id, storing)
+    failed: AsyncResult[Any] = AsyncResult(bad.delay().id, storing)
     with pytest.raises(ValueError, match="boom"):
         failed.get(5)
     assert "boom" in (failed.traceback or "")

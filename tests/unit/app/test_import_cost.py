@@ -24,9 +24,7 @@ HEAVY = (
 
 def loaded_by(code: str) -> set[str]:
     code += "\nimport sys; print(*sorted(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     return set(done.stdout.split())
 
 

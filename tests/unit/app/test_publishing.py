@@ -32,9 +32,7 @@ def add(x: int, y: int = 0) -> int:
 def running(**headers: Any) -> TaskContext:
     fields = {"task": "parent", "id": "parent-id", "root_id": "root-id", "priority": None, **headers}
     properties = {"priority": 7, "delivery_info": {"exchange": "", "routing_key": "q"}}
-    return TaskContext(
-        decode_parts(fields, properties, "application/json", "utf-8", b"", "q", ""), (), {}, {}
-    )
+    return TaskContext(decode_parts(fields, properties, "application/json", "utf-8", b"", "q", ""), (), {}, {})
 
 
 def since_now(text: str) -> float:
@@ -103,9 +101,7 @@ def test_options_of_the_task_stand_in_the_message_and_give_way_to_the_call(app: 
     assert 59 < since_now(message.headers["expires"]) <= 60
     assert message.headers["timelimit"] == [9, None]
     assert message.headers["ignore_result"] is True
-    message = app.build_message(
-        "t", (1,), queue="other", priority=0, expires=5, time_limit=1, ignore_result=False
-    )
+    message = app.build_message("t", (1,), queue="other", priority=0, expires=5, time_limit=1, ignore_result=False)
     assert message.routing_key == "other"
     assert message.properties["priority"] == 0
     assert 4 < since_now(message.headers["expires"]) <= 5
@@ -182,7 +178,7 @@ def test_links_travel_as_the_dicts_of_their_signatures(app: GreenQ) -> None:
     callback.link(task.si(2))
     message = app.build_message("t", (1,), link=callback, link_error=[{"task": "other", "args": [9]}])
     embed = body_of(message)[2]
-    plain = {"kwargs": {}, "subtask_type": None}
+    plain: dict[str, Any] = {"kwargs": {}, "subtask_type": None}
     second = {"task": "t", "args": [2], "options": {}, "immutable": True, **plain}
     assert embed["callbacks"] == [
         {"task": "t", "args": [1], "options": {"queue": "q", "link": [second]}, "immutable": False, **plain}
@@ -259,9 +255,7 @@ def test_a_callbacks_message_is_a_child_with_the_result_in_front(app: GreenQ) ->
 def test_a_chains_rest_goes_along_and_stamps_of_celery_are_kept(app: GreenQ) -> None:
     rest = [{"task": "last", "args": [], "kwargs": {}, "options": {}}]
     options = {"stamped_headers": ["a"], "stamps": {"a": "b"}, "made_up": 1}
-    message = message_from_signature(
-        app, {"task": "t", "options": options}, (1,), context=running(), chain=rest
-    )
+    message = message_from_signature(app, {"task": "t", "options": options}, (1,), context=running(), chain=rest)
     assert body_of(message)[2]["chain"] == rest
     assert message.headers["stamped_headers"] == ["a"]
     assert message.headers["stamps"] == {"a": "b"}
@@ -331,9 +325,10 @@ def test_a_batch_takes_signatures_tuples_and_names(app: GreenQ, trips: Trips) ->
     assert [message.headers["task"] for message in messages] == ["t", "t", "other", "bare", "from.dict"]
     assert [message.routing_key for message in messages] == ["celery", "celery", "q", "celery", "celery"]
     assert body_of(messages[1])[:2] == [[1], {"y": 2}]
-    for wrong in ("t", 3, (), (task, (), {}, {}, 1), (3,)):
+    mistakes: list[Any] = ["t", 3, (), (task, (), {}, {}, 1), (3,)]
+    for wrong in mistakes:
         with pytest.raises(TypeError, match="expected a"):
-            app.send_tasks([wrong])  # type: ignore[list-item]  # the mistake itself
+            app.send_tasks([wrong])
 
 
 def test_one_wrong_call_of_a_batch_sends_nothing(app: GreenQ, trips: Trips) -> None:

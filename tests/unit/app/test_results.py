@@ -51,7 +51,7 @@ def test_a_result_nobody_stored_is_pending(app: GreenQ) -> None:
     assert not result.ready()
     assert not result.successful()
     assert not result.failed()
-    assert result.result is result.info is result.traceback is result.date_done is None
+    assert [result.result, result.info, result.traceback, result.date_done] == [None] * 4
     assert result.children == []
 
 
@@ -68,8 +68,10 @@ def test_a_success_gives_its_value(app: GreenQ, succeed: Any) -> None:
 def test_get_waits_for_the_result(app: GreenQ, succeed: Any) -> None:
     timer = threading.Timer(0.2, succeed, ("id", 42))
     timer.start()
-    assert app.AsyncResult("id").get(10) == 42
-    timer.join()
+    try:
+        assert app.AsyncResult("id").get(10) == 42
+    finally:
+        timer.join()
 
 
 def test_a_state_in_between_does_not_end_the_wait(app: GreenQ, succeed: Any) -> None:
@@ -148,11 +150,8 @@ def test_a_handle_without_an_app_uses_the_current_one(app: GreenQ, succeed: Any)
     assert AsyncResult[int]("id").get(5) == 5
 
 
-def test_without_a_store_asking_says_what_to_set(tmp_path: Path) -> None:
-    with (
-        GreenQ("proj", broker=f"redis://{tmp_path.name}") as app,
-        pytest.raises(ResultError, match="set result_backend"),
-    ):
+def test_without_a_store_asking_says_what_to_set() -> None:
+    with GreenQ("proj", broker="redis://unused") as app, pytest.raises(ResultError, match="set result_backend"):
         app.AsyncResult("id").get(1)
 
 

@@ -111,9 +111,7 @@ def test_a_retrys_own_options_win(app: GreenQ, task: Task[..., Any]) -> None:
     assert since_now(retried(task, context, countdown=0).follow_up.headers["eta"]) <= 0
 
 
-def test_a_callback_that_is_a_group_of_celerys_is_passed_on_as_it_came(
-    app: GreenQ, task: Task[..., Any]
-) -> None:
+def test_a_callback_that_is_a_group_of_celerys_is_passed_on_as_it_came(app: GreenQ, task: Task[..., Any]) -> None:
     context = received(app.build_message("t", (1,)))
     group = {"task": "celery.group", "subtask_type": "group", "args": [], "kwargs": {"tasks": []}}
     context.embed["callbacks"] = [group]
@@ -153,10 +151,11 @@ def test_throw_false_sends_at_once_and_returns(app: GreenQ, task: Task[..., Any]
 
 
 def autoretried(app: GreenQ, error: BaseException, retries: int = 0, **options: Any) -> Retry | None:
-    task = app.task(name="auto", **options)(lambda x: None)
+    task = app.register(lambda x: None, {"name": "auto", **options})
     token = current.set(received(app.build_message("auto", (1,), retries=retries)))
     try:
-        return task.autoretry(error)
+        retry: Retry | None = task.autoretry(error)
+        return retry
     finally:
         current.reset(token)
 

@@ -112,9 +112,7 @@ def test_a_queue_nobody_named_is_refused_when_the_settings_say_so(app: GreenQ) -
         ("task_queues", [{"exchange": "x"}], "has no name"),
     ],
 )
-def test_what_cannot_be_understood_is_found_at_start(
-    app: GreenQ, setting: str, value: Any, text: str
-) -> None:
+def test_what_cannot_be_understood_is_found_at_start(app: GreenQ, setting: str, value: Any, text: str) -> None:
     app.task(name="t")(lambda: None)
     app.conf.update({setting: value})
     with pytest.raises(ConfigError, match=re.escape(text)):

@@ -116,7 +116,7 @@ def test_a_wrong_option_is_refused_at_decoration(
     app: GreenQ, options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error) as caught:
-        app.task(name="t", **options)(plain)
+        app.register(plain, {"name": "t", **options})
     assert "task t: " in str(caught.value)
     assert text in str(caught.value)
 

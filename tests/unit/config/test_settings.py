@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+import greenq
 from greenq.config import Settings
 from greenq.exceptions import ConfigError, UnknownSetting
 from greenq.settings import TABLE, Status
@@ -24,9 +27,7 @@ def test_defaults_are_celerys_but_for_the_named_ones() -> None:
 
     theirs = {name: option.default for name, option in flatten(NAMESPACES)}
     ours = Settings({}).as_dict()
-    differing = {
-        name for name in theirs.keys() & ours.keys() if _comparable(theirs[name]) != _comparable(ours[name])
-    }
+    differing = {name for name in theirs.keys() & ours.keys() if _comparable(theirs[name]) != _comparable(ours[name])}
     assert differing == {"task_acks_late", "task_reject_on_worker_lost", "worker_pool"}
 
 
@@ -37,6 +38,16 @@ def test_every_setting_of_celerys_core_is_in_the_table() -> None:
 
     theirs = {name for name, _ in flatten(NAMESPACES) if not name.startswith(OTHER_STORES)}
     assert theirs - TABLE.keys() == set()
+
+
+def test_every_honoured_setting_is_read_and_no_other_name_is() -> None:
+    rooms = Path(greenq.__file__).parent
+    own = {"settings.py", "config.py"}
+    text = "\n".join(path.read_text() for path in rooms.rglob("*.py") if path.name not in own)
+    honoured = {row.name for row in TABLE.values() if row.status is Status.HONOURED}
+    assert {name for name in honoured if not re.search(rf"\b{name}\b", text)} == set()
+    read = set(re.findall(r"\bconf\.([a-z]+_[a-z_]+)\b", text)) - set(dir(Settings))
+    assert read - TABLE.keys() == set()
 
 
 def _comparable(value: Any) -> Any:
