@@ -97,6 +97,7 @@ def project() -> Iterator[Project]:
     try:
         yield found
     finally:
+        found.tasks.app.close()
         found.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -139,11 +140,11 @@ def run_thousand(found: Project, worker: subprocess.Popen[bytes]) -> tuple[list[
 
 def ask(found: Project) -> str:
     """Ping the worker and read its statistics, over the broker, as `greenq inspect` does."""
-    control = found.tasks.app.control
-    began = time.monotonic()
-    pongs = control.ping(timeout=2, limit=1)
-    ping = (time.monotonic() - began) * 1000
-    stats = control.inspect(timeout=2, limit=1).stats() or {}
+    with found.tasks.app.control as control:
+        began = time.monotonic()
+        pongs = control.ping(timeout=2, limit=1)
+        ping = (time.monotonic() - began) * 1000
+        stats = control.inspect(timeout=2, limit=1).stats() or {}
     if len(pongs) != 1 or len(stats) != 1:
         raise Failed(f"one worker should answer, these did: {pongs}, {list(stats)}")
     (facts,) = stats.values()
@@ -170,7 +171,7 @@ def survive_kill(found: Project, worker: subprocess.Popen[bytes]) -> list[Any]:
     wait_until(lambda: len(found.counted("done", numbers)) == KILLED, 60, "the second worker to finish them")
     say(
         f"kill -9 with {left} running",
-        f"a second worker, ready in {ready:.2f} s, ran all {left} again {again:.1f} s later and finished",
+        f"all running again after {again:.1f} s on a second worker (ready in {ready:.2f} s); all finished",
     )
     return results
 

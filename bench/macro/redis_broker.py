@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 from kombu import Connection, Queue
@@ -22,6 +23,8 @@ from greenq.results.redis import RedisResults
 from greenq.transports.redis import open_store
 from tests.support.redis_proxy import envelope
 from tests.support.services import RedisServer
+
+Row = tuple[str, float, float, float]  # what, messages a second, client CPU and server CPU us a message
 
 MESSAGES = 20_000
 STOCK_MESSAGES = 3_000
@@ -50,15 +53,17 @@ class Cost:
         self.cpu = time.process_time() - cpu
         self.server = self._server_cpu() - server
 
-    def row(self, what: str, count: int) -> tuple[str, float, float, float]:
+    def row(self, what: str, count: int) -> Row:
         return what, count / self.wall, self.cpu / count * 1e6, self.server / count * 1e6
 
 
-def show(rows: list[tuple[str, float, float, float]]) -> None:
+def show(rows: list[Row]) -> None:
     print(f"{'':44} {'msgs/s':>10} {'client us':>10} {'redis us':>9}   median (range of client us)")
     for name in dict.fromkeys(row[0] for row in rows):
         found = [row for row in rows if row[0] == name]
-        rate, cpu, server = (statistics.median(row[i] for row in found) for i in (1, 2, 3))
+        rate = statistics.median(row[1] for row in found)
+        cpu = statistics.median(row[2] for row in found)
+        server = statistics.median(row[3] for row in found)
         spread = f"{min(row[2] for row in found):.1f}-{max(row[2] for row in found):.1f}"
         print(f"{name:44} {rate:10.0f} {cpu:10.2f} {server:9.1f}   ({spread})")
 
@@ -70,7 +75,7 @@ def fill(client: redis.Redis, count: int) -> None:
         client.lpush("q", *[body] * min(1000, count - start))
 
 
-def consume(url: str, client: redis.Redis, batch: int) -> tuple[str, float, float, float]:
+def consume(url: str, client: redis.Redis, batch: int) -> Row:
     fill(client, MESSAGES)
     store = open_store(url, "bench", {})
     store.length("q")
@@ -84,18 +89,24 @@ def consume(url: str, client: redis.Redis, batch: int) -> tuple[str, float, floa
     return cost.row(f"claim + settle, N={batch}", MESSAGES)
 
 
-def consume_by_kombu(url: str, client: redis.Redis, transport: str | None, count: int) -> tuple[str, float, float, float]:
+def consume_by_kombu(url: str, client: redis.Redis, transport: str | None, count: int) -> Row:
     fill(client, count)
-    cost, got = Cost(client), []
+    cost = Cost(client)
+    got: list[int] = []
+
+    def receive(message: Any) -> None:
+        message.ack()
+        got.append(1)
+
     with Connection(url, transport=transport) as connection:
-        consumer = connection.Consumer([Queue("q")], on_message=lambda m: (m.ack(), got.append(1)))
+        consumer = connection.Consumer([Queue("q")], on_message=receive)
         with consumer, cost.measured():
             while len(got) < count:
                 connection.drain_events(timeout=5)
     return cost.row(f"kombu Consumer + ack, {'ours' if transport else 'stock'}", count)
 
 
-def results(url: str, client: redis.Redis) -> Iterator[tuple[str, float, float, float]]:
+def results(url: str, client: redis.Redis) -> Iterator[Row]:
     payload = b'{"status": "SUCCESS", "result": 3, "traceback": null, "children": [], "task_id": "%d"}'
     records = [Record(f"{n}", "SUCCESS", payload % n, "", 86400.0) for n in range(MESSAGES)]
     ours = RedisResults(url)
@@ -121,6 +132,20 @@ def results(url: str, client: redis.Redis) -> Iterator[tuple[str, float, float, 
             wire.pipeline(commands)
     yield cost.row("results: pipelined SETEX + PUBLISH, 100 a call", MESSAGES)
     wire.close()
+
+
+def blocked(url: str, client: redis.Redis) -> None:
+    """How long one script keeps Redis from everybody else."""
+    fill(client, MESSAGES)
+    store = open_store(url, "bench", {})
+    for batch in (100, 10):
+        store.claim(["q"], batch)
+        client.config_resetstat()
+        for _ in range(50):
+            store.claim(["q"], batch)
+        micros = client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]
+        print(f"one claim of {batch} blocks Redis for {micros:.0f} us")
+    store.close()
 
 
 def latencies(name: str, times: list[float]) -> None:
@@ -194,7 +219,7 @@ def in_a_child(url: str, library: str) -> None:
 
 def main() -> None:
     with RedisServer() as server, redis.Redis(port=server.port) as client:
-        rows: list[tuple[str, float, float, float]] = []
+        rows: list[Row] = []
         for _ in range(ROUNDS):
             rows += [consume(server.url, client, batch) for batch in BATCHES]
             ours = "greenq.transports.redis:Transport"
@@ -202,6 +227,7 @@ def main() -> None:
             rows.append(consume_by_kombu(server.url, client, None, STOCK_MESSAGES))
             rows += results(server.url, client)
         show(rows)
+        blocked(server.url, client)
         client.flushdb()
         sys.stdout.flush()
         for library in GREEN:

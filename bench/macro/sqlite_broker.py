@@ -28,9 +28,7 @@ from greenq.transports.sqlite import open_store, register
 
 BODY = [["x" * 320], {"n": 1}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
 HEADERS = {"lang": "py", "task": "proj.add", "id": "0f9a1c0e-0000-4000-8000-000000000000", "retries": 0}
-ENVELOPE = json.dumps(
-    {"body": "x" * 440, "headers": HEADERS, "properties": {}, "content-type": "application/json"}
-)
+ENVELOPE = json.dumps({"body": "x" * 440, "headers": HEADERS, "properties": {}, "content-type": "application/json"})
 
 
 def publish(url: str, number: int) -> dict[str, float]:
@@ -42,8 +40,7 @@ def publish(url: str, number: int) -> dict[str, float]:
         return _timed(
             number,
             lambda: [
-                producer.publish(BODY, exchange="", routing_key="bench", headers=dict(HEADERS))
-                for _ in range(number)
+                producer.publish(BODY, exchange="", routing_key="bench", headers=dict(HEADERS)) for _ in range(number)
             ],
         )
 
@@ -72,7 +69,12 @@ def consume(url: str, number: int) -> dict[str, float]:
 
 def store_publish(url: str, number: int) -> dict[str, float]:
     store, post = open_store(url, f"bench-{os.getpid()}"), [Post("bench", ENVELOPE.encode())]
-    return _timed(number, lambda: [store.post(post) for _ in range(number)])
+
+    def work() -> None:
+        for _ in range(number):
+            store.post(post)
+
+    return _timed(number, work)
 
 
 def store_consume(url: str, number: int) -> dict[str, float]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-import uuid
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from greenq._speedups import decode_parts
 from greenq.app.options import suggestion
-from greenq.app.publishing import KNOWN, tell
+from greenq.app.publishing import KNOWN, new_id, tell
 from greenq.app.results import EagerResult
 from greenq.app.retrying import Rerun
 from greenq.app.signature import as_signature
@@ -45,7 +44,7 @@ def apply(
         if key not in KNOWN:
             raise TypeError(f"applying {task.name}: there is no option {key!r}{suggestion(key, KNOWN)}")
     run = Rerun(args, kwargs, options.get("retries") or 0)
-    task_id = options.get("task_id") or str(uuid.uuid4())
+    task_id = options.get("task_id") or new_id()
     while True:
         context = _context(task, task_id, run, options)
         # A copy, so that what the task sets stays its own, as on a worker.

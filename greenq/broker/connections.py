@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import kombu
 from kombu.exceptions import OperationalError
+from kombu.utils.url import parse_url
 
 from greenq.broker.stores import scheme_of
 from greenq.config import Settings
@@ -112,8 +113,14 @@ def describe(url: str, conf: Settings) -> dict[str, Any]:
     scheme = scheme_of(url)
     info: dict[str, Any] = dict(connection.info())
     info.pop("password", None)
-    info["transport"] = "redis" if scheme in _REDIS else scheme
-    info["hostname"] = mask_url(info["hostname"]) if info.get("hostname") else info.get("hostname")
+    info["transport"] = connection.uri_prefix or scheme
+    if scheme in _REDIS:
+        # The transport reads its URL itself, so kombu has not taken it apart.
+        parts = parse_url(_kombu_url(url, scheme))
+        info.update({name: parts[name] for name in ("userid", "port")}, hostname=parts["hostname"] or url)
+        info["virtual_host"] = str(parts["virtual_host"] or 0) if parts["hostname"] else "0"
+        info["transport"] = "redis"
+    info["hostname"] = mask_url(info["hostname"] or "")
     info["ssl"] = bool(info.get("ssl"))
     info["transport_options"] = _plain(info.get("transport_options") or {})
     info["credential_provider"] = MASK if info.get("credential_provider") else None

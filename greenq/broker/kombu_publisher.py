@@ -240,16 +240,12 @@ def _verdict(job: _Job, receipt: Receipt) -> GreenqError | None:
     for message in receipt.unknown:
         if id(message) in mine:
             task_id = message.properties.get("correlation_id")
-            error = PublishUncertain(
-                f"task {task_id} may or may not be in the broker: {receipt.cause}", task_id
-            )
+            error = PublishUncertain(f"task {task_id} may or may not be in the broker: {receipt.cause}", task_id)
             error.__cause__ = receipt.cause
             return error
     for message in receipt.refused:
         if id(message) in mine:
-            return BrokerPaused(
-                f"the broker refused a message for {message.routing_key!r}: its queue is full"
-            )
+            return BrokerPaused(f"the broker refused a message for {message.routing_key!r}: its queue is full")
     for message in receipt.unroutable:
         if id(message) in mine:
             return ConfigError(

@@ -35,6 +35,7 @@ from greenq.wire.control import (
 logger = logging.getLogger(__name__)
 
 _PICKLES = frozenset({"pickle", "application/x-python-serialize"})
+_SUBSCRIBE = 0.02  # seconds for the broker to take a subscription
 _PROBE_EVERY = 10.0  # seconds of silence after which the broker is asked whether it is there
 
 OnBadFrame = Callable[[BadFrame], None]
@@ -137,9 +138,7 @@ class _Link:
         taken, self.inbox[:] = list(self.inbox), ()
         return taken
 
-    def send(
-        self, body: Mapping[str, Any], exchange: kombu.Exchange, key: str, headers: Mapping[str, Any]
-    ) -> None:
+    def send(self, body: Mapping[str, Any], exchange: kombu.Exchange, key: str, headers: Mapping[str, Any]) -> None:
         """Publish one message; a `body` that cannot be serialized raises what its serializer raises."""
         content_type, encoding, payload = dumps(body, self._serializer)
         with self.errors():
@@ -179,9 +178,7 @@ class _Link:
 class NodeMailbox:
     """Where one node reads commands and answers them."""
 
-    def __init__(
-        self, url: str, conf: Settings, hostname: str, clock: LogicalClock, on_bad: OnBadFrame
-    ) -> None:
+    def __init__(self, url: str, conf: Settings, hostname: str, clock: LogicalClock, on_bad: OnBadFrame) -> None:
         self._link = _Link(url, conf, heartbeat=conf.broker_heartbeat or 0)
         self._hostname = hostname
         self._clock = clock
@@ -206,11 +203,14 @@ class NodeMailbox:
                     f"another live node is called {self._hostname}: give each its own name with -n"
                 ) from exc
             raise
+        # kombu's Redis channel subscribes when it first waits: before that, commands are published to nobody.
+        self._link.drain(_SUBSCRIBE)
 
     def read(self, timeout: float) -> list[ControlFrame]:
         """Wait up to `timeout` seconds; return the commands meant for this node. Bad ones go to `on_bad`."""
         link = self._link
-        link.drain(timeout)
+        if not link.inbox:
+            link.drain(timeout)
         frames = [frame for message in link.take() if (frame := self._frame(message)) is not None]
         for fault in link.bad:
             self._on_bad(fault)

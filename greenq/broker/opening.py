@@ -17,7 +17,7 @@ def open_consumer(
 ) -> Consumer:
     """Make the consumer for that broker; it connects at `start`."""
     if is_batched(url):
-        return BatchedConsumer(url, store_options(conf), queues, prefetch, runtime)
+        return BatchedConsumer(url, store_options(url, conf), queues, prefetch, runtime)
     from greenq.broker.pushed import PushedConsumer
 
     return PushedConsumer(url, conf, queues, prefetch, runtime)

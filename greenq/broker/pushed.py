@@ -41,9 +41,7 @@ class PushedConsumer:
 
     delays = False  # a request held for its ETA stays unsettled here; see raise_prefetch
 
-    def __init__(
-        self, url: str, conf: Settings, queues: Sequence[str], prefetch: int, runtime: Runtime
-    ) -> None:
+    def __init__(self, url: str, conf: Settings, queues: Sequence[str], prefetch: int, runtime: Runtime) -> None:
         self._url = url
         self._conf = conf
         self._declarations = Declarations(conf)
@@ -177,9 +175,7 @@ class PushedConsumer:
         if link is not None:
             link.wake()
 
-    def settle(
-        self, acks: Sequence[Request], others: Sequence[tuple[Request | Rejected, Settlement]] = ()
-    ) -> int:
+    def settle(self, acks: Sequence[Request], others: Sequence[tuple[Request | Rejected, Settlement]] = ()) -> int:
         """See Consumer. Acks first, in one write where the transport can; then the rest, one by one.
 
         A message for the dead queue is there, confirmed, before it is acknowledged here. If it cannot be put
@@ -201,9 +197,7 @@ class PushedConsumer:
     def _ended(self, link: Link, item: Request | Rejected, settlement: Settlement) -> bool:
         arrival = self._unreadable.pop(item.tag, None)
         if settlement.how is Settle.DELAY:
-            raise ConfigError(
-                f"this broker cannot delay a message ({settlement.queue}); hold the request instead"
-            )
+            raise ConfigError(f"this broker cannot delay a message ({settlement.queue}); hold the request instead")
         try:
             if settlement.how is Settle.DEAD:
                 return self._bury(link, item, settlement, arrival)
@@ -214,14 +208,10 @@ class PushedConsumer:
             logger.warning("A delivery of queue %s was not settled: %s", item.queue, exc)
             return False
 
-    def _bury(
-        self, link: Link, item: Request | Rejected, settlement: Settlement, arrival: Arrival | None
-    ) -> bool:
+    def _bury(self, link: Link, item: Request | Rejected, settlement: Settlement, arrival: Arrival | None) -> bool:
         queue = dead_queue(item.queue)
         try:
-            self._publisher.publish_to(
-                queue, [_dead_letter(link, item, settlement.reason, queue.name, arrival)]
-            )
+            self._publisher.publish_to(queue, [_dead_letter(link, item, settlement.reason, queue.name, arrival)])
         except BrokerError as exc:
             logger.warning("A message of queue %s goes back: %s", item.queue, exc)
             link.requeue(item.tag)

@@ -45,6 +45,11 @@ def blocks_in_c(url: str) -> bool:
     return scheme_of(url) in BLOCK_IN_C
 
 
+def is_leased(url: str) -> bool:
+    """Is a claim kept by renewing it, rather than by a lock of the kernel or a connection?"""
+    return is_batched(url) and not blocks_in_c(url)
+
+
 def open_store(url: str, owner: str, options: Mapping[str, Any]) -> Store:
     """Open the batched store for the URL; connects at first use."""
     store: Store = importlib.import_module(STORES[scheme_of(url)]).open_store(url, owner, options)

@@ -64,9 +64,7 @@ class Declarations:
         conf = self._conf
         kind = conf.task_create_missing_queue_exchange_type or conf.task_default_exchange_type or "direct"
         arguments = {_TYPE: "quorum"} if conf.task_create_missing_queue_type == "quorum" else None
-        return self._completed(
-            Queue(name, Exchange(name, type=kind), routing_key=name, queue_arguments=arguments)
-        )
+        return self._completed(Queue(name, Exchange(name, type=kind), routing_key=name, queue_arguments=arguments))
 
     def _completed(self, queue: Any) -> Any:
         """Fill in what a queue may leave out; on a copy, because the object is the user's."""

@@ -40,6 +40,11 @@ def _run(**given: Any) -> int:
             f"the process is ready for the pool {state.pool} ({state.pool_source}), not {pool}: say it once"
         )
     app = state.load_app()
+    if given["include"]:
+        from greenq.app.loader import load_tasks
+
+        app.conf.update(include=(*app.conf.include, *given["include"]), source="-I")
+        load_tasks(app)
     wanted = app.conf.worker_pool
     if wanted and wanted != pool and state.pool_source == "default":
         raise ConfigError(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 DEFAULT_POOL = "gevent"
+COMMANDS = ("worker", "status", "inspect", "control", "call", "result", "purge")
 _PRINTS = frozenset({"-h", "--help", "--version"})
 _FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge", *_PRINTS})
 # Options that take a value, of every command that may be written before the sub-command.
@@ -35,10 +36,7 @@ _VALUED = frozenset(
 
 
 def arrange(argv: Sequence[str]) -> list[str]:
-    """Put the sub-command first, wherever it was written; options without one mean `worker`.
-
-    A line with an option that is not known is left as it is: the parser then says what was meant.
-    """
+    """Put the sub-command first, wherever it was written; options without one mean `worker`."""
     line = list(argv)
     position = 0
     while position < len(line):
@@ -50,10 +48,20 @@ def arrange(argv: Sequence[str]) -> list[str]:
         elif word in _FLAGS or _carries_value(word):
             position += 1
         else:
-            return line
+            return _with_a_stranger(line)
     if not line or _PRINTS.intersection(line):
         return line
     return ["worker", *line]
+
+
+def _with_a_stranger(line: list[str]) -> list[str]:
+    """A line with an option nobody knows, put so that the parser of the right sub-command complains about it."""
+    named = next((word for word in line if word in COMMANDS), "")
+    if named:
+        line.remove(named)
+        return [named, *line]
+    of_worker = any(word in _WORKERS or _carries_value(word) for word in line)
+    return ["worker", *line] if of_worker else line
 
 
 def _carries_value(word: str) -> bool:

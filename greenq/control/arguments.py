@@ -40,9 +40,7 @@ class Parameter:
     @property
     def is_flag(self) -> bool:
         """Is it a plain yes or no?"""
-        return self.kind is bool or (
-            _is_union(self.kind) and set(get_args(self.kind)) == {bool, types.NoneType}
-        )
+        return self.kind is bool or (_is_union(self.kind) and set(get_args(self.kind)) == {bool, types.NoneType})
 
 
 def supported(kind: Any) -> bool:

@@ -29,9 +29,7 @@ class Inspect:
         for reply in self._ask(command, arguments or {}, nodes) or ():
             for node, data in reply.items():
                 if node in found:
-                    warnings.warn(
-                        f"two live nodes are called {node}: give each its own name with -n", stacklevel=3
-                    )
+                    warnings.warn(f"two live nodes are called {node}: give each its own name with -n", stacklevel=3)
                 found[node] = data
         return found or None
 

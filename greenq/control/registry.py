@@ -78,9 +78,7 @@ class Command:
                 given[name] = check(parameter.kind, value)
             except TypeError:
                 wanted, got = describe(parameter.kind), repr(value)
-                raise BadArgument(
-                    f"{self.name}: argument {name!r} must be {wanted}, not {got[:200]}"
-                ) from None
+                raise BadArgument(f"{self.name}: argument {name!r} must be {wanted}, not {got[:200]}") from None
         return given
 
     def read_words(self, words: Sequence[str]) -> dict[str, Any]:
@@ -146,9 +144,7 @@ def make_command(  # noqa: PLR0913  (Celery's keywords)
             raise ConfigError(f"command {title}: its function has no parameter {wanted!r}")
     positional = set(listed) | {variadic}
     if args is None and not variadic:
-        positional = {
-            parameter.name for parameter in parameters if parameter.required or not parameter.keyword
-        }
+        positional = {parameter.name for parameter in parameters if parameter.required or not parameter.keyword}
     return Command(
         name=title,
         kind=kind,
@@ -167,9 +163,7 @@ def make_command(  # noqa: PLR0913  (Celery's keywords)
     )
 
 
-def _parameters(
-    run: Callable[..., Any], title: str, listed: Mapping[str, Any]
-) -> tuple[tuple[Parameter, ...], bool]:
+def _parameters(run: Callable[..., Any], title: str, listed: Mapping[str, Any]) -> tuple[tuple[Parameter, ...], bool]:
     try:
         hints = get_type_hints(run)
     except NameError as exc:

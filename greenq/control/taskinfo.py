@@ -86,10 +86,7 @@ def showable(value: Any, depth: int = _DEPTH) -> Any:
     if depth == 0:
         return repr(value)
     if isinstance(value, Mapping):
-        return {
-            key if isinstance(key, str) else repr(key): showable(each, depth - 1)
-            for key, each in value.items()
-        }
+        return {key if isinstance(key, str) else repr(key): showable(each, depth - 1) for key, each in value.items()}
     if isinstance(value, Sequence):
         return [showable(each, depth - 1) for each in value]
     return repr(value)

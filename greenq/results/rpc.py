@@ -60,9 +60,7 @@ class RpcResults:
         os.register_at_fork(after_in_child=in_child)
 
     def _forget_all(self) -> None:
-        self.reply_to = str(
-            uuid.uuid4()
-        )  # a queue of this process: a forked child must not read its parent's
+        self.reply_to = str(uuid.uuid4())  # a queue of this process: a forked child must not read its parent's
         self._changed = threading.Condition()
         self._reading = False
         self._link: Link | None = None
@@ -182,9 +180,7 @@ class RpcResults:
             # Not auto-delete, as Celery's: a connection lost for a moment would take all results along. It
             # expires instead, soon, because nobody else knows its name.
             link.declare(
-                kombu.Queue(
-                    self.reply_to, kombu.Exchange(""), self.reply_to, durable=True, expires=self._lifetime()
-                )
+                kombu.Queue(self.reply_to, kombu.Exchange(""), self.reply_to, durable=True, expires=self._lifetime())
             )
             link.prefetch(_AHEAD)
             link.consume(self.reply_to, {})

@@ -135,26 +135,26 @@ class Waiters:
         self._subscribe()
         connection = self._wire.connection()
         fresh: list[str] = []
+        readable = self._wire.buffered() or self._readable(min(deadline, self._heard + SILENCE))
         with self._wire.translated("SUBSCRIBE"):
-            # A leader that has its own leaves the rest to the next: each look at the socket costs a switch.
-            while not self._done() and connection.can_read(timeout=0):
+            while readable:
                 self._take(connection.read_response(), fresh)
+                readable = self._wire.buffered()
         if fresh:
             self._hand_out_stored(fresh)
-            return
-        now = time.monotonic()
-        if now - self._heard >= SILENCE:
+        if time.monotonic() - self._heard >= SILENCE:
             self._probe()
-        elif not self._done():
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._waker.ear, selectors.EVENT_READ)
-                selector.register(self._wire.socket(), selectors.EVENT_READ)
-                selector.select(max(0.0, min(deadline, self._heard + SILENCE) - now))
-            self._waker.clear()
 
-    def _done(self) -> bool:
-        leader = self._leader
-        return leader is None or bool(leader.payloads) or leader.error is not None
+    def _readable(self, until: float) -> bool:
+        """Wait for the socket; False when the time is up or somebody joined or closed."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._waker.ear, selectors.EVENT_READ)
+            selector.register(self._wire.socket(), selectors.EVENT_READ)
+            ready = [key.fileobj for key, _ in selector.select(max(0.0, until - time.monotonic()))]
+        if self._waker.ear in ready:
+            self._waker.clear()
+            ready.remove(self._waker.ear)
+        return bool(ready)
 
     def _subscribe(self) -> None:
         """Make the subscriptions those of the table, in one write each way."""

@@ -6,7 +6,7 @@ in memory only. Left in order, they are all given back here.
 
 from __future__ import annotations
 
-import socket
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +20,8 @@ from kombu.exceptions import KombuError
 from greenq.exceptions import BrokerUnreachable
 from greenq.model import TaskMessage
 from greenq.transports.link import Arrival, Doorbell, Parts, Receipt
+
+logger = logging.getLogger(__name__)
 
 _SLICE = 0.05  # seconds in a transport that waits by itself; nobody else can use the channel meanwhile
 _BATCH = 100  # messages read in one go
@@ -101,7 +103,7 @@ class GenericLink:
     def prefetch(self, count: int) -> None:
         """See Link."""
         with self._client.mine() as channel:
-            channel.basic_qos(0, count, a_global=False)
+            channel.basic_qos(0, count, False)  # noqa: FBT003  (kombu and py-amqp name it differently)
 
     def wait(self, timeout: float) -> None:
         """See Link. Between two looks at the broker only the bell is waited for, outside of the lock."""
@@ -124,8 +126,11 @@ class GenericLink:
             for _ in range(_BATCH):
                 try:
                     self._client.connection.drain_events(timeout=timeout)
-                except socket.timeout:  # noqa: UP041  (its own class before 3.10, and in kombu's documents)
+                except TimeoutError:
                     return
+                except (ValueError, TypeError, LookupError):
+                    # Not even an envelope. kombu has taken it from the queue and keeps nothing of it.
+                    logger.exception("A message that kombu cannot take apart is lost.")
                 timeout = 0.0
 
     def wake(self) -> None:
@@ -225,9 +230,7 @@ class GenericSender:
         for position, (message, prepared) in enumerate(messages):
             try:
                 with self._client.mine() as channel:
-                    channel.basic_publish(
-                        prepared, exchange=message.exchange, routing_key=message.routing_key
-                    )
+                    channel.basic_publish(prepared, exchange=message.exchange, routing_key=message.routing_key)
             except BrokerUnreachable as exc:
                 return Receipt([], [], [unsent for unsent, _ in messages[position:]], exc)
         return Receipt([], [], [])

@@ -22,8 +22,7 @@ class QueueMismatch(ConfigError):
     def __init__(self, entity: str, argument: str, current: str, detail: str) -> None:
         shown = current or ("classic" if argument == "x-queue-type" else "none")
         super().__init__(
-            f"{entity} exists with {argument} = {shown}: "
-            f"change the setting or delete it in the broker ({detail})"
+            f"{entity} exists with {argument} = {shown}: change the setting or delete it in the broker ({detail})"
         )
         self.entity = entity
         self.argument = argument

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LOOK_AHEAD_SECONDS = 0.02  # of work at the measured rate: covers a round trip to the broker
-AT_LEAST_EVERY = 0.005
+LOOK_AHEAD_SECONDS = 0.05  # of work at the measured rate: covers the round trips to the broker
+MEASURED_OVER = 0.05  # seconds; tasks end in bursts, and a shorter look sees only the burst or the gap
+WEIGHT = 0.3  # of the newest measurement
 LARGEST_QUARTER = 25
 
 
 class Credit:
     """Look-ahead follows the rate at which tasks end, so that nobody hoards long tasks.
 
-    Where tasks take a second, 500 slots end 500 a second and ten messages wait here; where they take a
+    Where tasks take a second, 500 slots end 500 a second and 25 messages wait here; where they take a
     millisecond, the batches from the broker stay full. Owned by the intake's fiber.
     """
 
@@ -29,9 +30,9 @@ class Credit:
         """Messages to hold beyond the free slots, now."""
         now = time.monotonic()
         passed = now - self._at
-        if passed >= AT_LEAST_EVERY:
+        if passed >= MEASURED_OVER:
             finished = self._finished()
-            self._rate = 0.5 * self._rate + 0.5 * (finished - self._count) / passed
+            self._rate += WEIGHT * ((finished - self._count) / passed - self._rate)
             self._at, self._count = now, finished
         return min(self.most, int(self._rate * LOOK_AHEAD_SECONDS))
 

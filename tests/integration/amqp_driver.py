@@ -2,7 +2,8 @@
 
     python -m tests.integration.amqp_driver threads|gevent SCENARIO URL [JSON arguments]
 
-What the scenario says goes to standard output, one JSON object a line.
+The argument "settings" goes to the settings, the others to the scenario. What it says goes to standard
+output, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def main() -> None:
         runtime = importlib.import_module("greenq.runtime.threads").ThreadsRuntime()
     runtime.attach()
     scenarios = importlib.import_module("tests.integration.amqp_scenarios")
-    getattr(scenarios, scenario)(scenarios.Stage(url, runtime), **arguments)
+    stage = scenarios.Stage(url, runtime)
+    stage.conf.update(arguments.pop("settings", {}))
+    getattr(scenarios, scenario)(stage, **arguments)
 
 
 if __name__ == "__main__":

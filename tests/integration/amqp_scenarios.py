@@ -13,7 +13,8 @@ from greenq.broker.kombu_publisher import KombuPublisher
 from greenq.broker.pushed import PushedConsumer
 from greenq.config import Settings
 from greenq.exceptions import BrokerError, BrokerUnreachable
-from greenq.model import Rejected, Request, Settle, Settlement, TaskMessage
+from greenq.model import Record, Rejected, Request, Settle, Settlement, TaskMessage
+from greenq.results.rpc import RpcResults
 from greenq.runtime.base import Runtime
 
 
@@ -113,7 +114,8 @@ def drain(stage: Stage, count: int, queue: str = "celery") -> None:
         ended.set()
 
     stage.runtime.spawn(settle, name="settle")
-    tags, ids = [], Counter[str]()
+    tags: list[int | str] = []
+    ids = Counter[str]()
     while len(tags) < count:
         batch = consumer.fetch(173, 10.0)
         assert batch, f"only {len(tags)} of {count} messages came"
@@ -122,7 +124,8 @@ def drain(stage: Stage, count: int, queue: str = "celery") -> None:
         waiting.append(batch)
         more.set()
     ended.wait(30.0)
-    again = consumer.settle(batch)  # settled already: no effect, and no harm to the channel
+    last = [request for request in batch if isinstance(request, Request)]
+    again = consumer.settle(last)  # settled already: no effect, and no harm to the channel
     left = consumer.fetch(10, 0.3)
     consumer.close()
     twice = sum(n > 1 for n in ids.values())
@@ -130,7 +133,7 @@ def drain(stage: Stage, count: int, queue: str = "celery") -> None:
         distinct=len(ids),
         twice=twice,
         gone=sum(gone),
-        again=again == len(batch),
+        again=again == len(last),
         left=len(left),
         tags=tags[:3],
     )
@@ -183,6 +186,7 @@ def busy(stage: Stage, heartbeat: int, seconds: float) -> None:
     stage.conf.update(broker_heartbeat=heartbeat)
     consumer = stage.consumer()
     (request,) = collect(consumer, 1)
+    assert isinstance(request, Request)
     stop: list[bool] = []
     lost: list[str] = []
 
@@ -409,3 +413,39 @@ def stress(stage: Stage, seconds: float) -> None:
     consumer.close()
     say(sent=sent, taken=taken, settled=settled, gone=gone, left=publisher.length("celery"))
     publisher.close()
+
+
+def answers(stage: Stage, count: int) -> None:
+    """Wait for many results from as many fibers; the answers come from another store, in reverse order."""
+    client, worker = RpcResults(stage.url, stage.conf), RpcResults(stage.url, stage.conf)
+    ids = [str(number) for number in range(count)]
+    client.expect(ids)
+    found: list[bytes] = []
+    began = time.monotonic()
+
+    def wait(task_id: str) -> None:
+        found.append(client.wait(task_id, lambda payload: payload == task_id.encode(), 20.0))
+
+    fibers = [stage.runtime.spawn(wait, task_id, name="wait") for task_id in ids]
+    for task_id in reversed(ids):
+        worker.store([Record(task_id, "SUCCESS", task_id.encode(), client.reply_to)])
+    for fiber in fibers:
+        fiber.join(20.0)
+    say(found=len(set(found)), seconds=round(time.monotonic() - began, 2))
+    client.close()
+    worker.close()
+
+
+def interrupted(stage: Stage) -> None:
+    """Say how long a wait took that was interrupted, and one that a message ended."""
+    consumer = stage.consumer()
+    stage.runtime.spawn(lambda: (stage.runtime.sleep(0.1), consumer.interrupt()), name="interrupt")
+    began = time.monotonic()
+    assert consumer.fetch(10, 20.0) == []
+    say(seconds=round(time.monotonic() - began, 2))
+    publisher = stage.publisher()
+    stage.runtime.spawn(lambda: (stage.runtime.sleep(0.1), publisher.publish([task_message()])), name="publish")
+    began = time.monotonic()
+    assert len(consumer.fetch(10, 20.0)) == 1
+    say(published_seconds=round(time.monotonic() - began, 2))
+    consumer.close()

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def publisher(fragile: RabbitServer) -> Iterator[KombuPublisher]:
     made.close()
 
 
-def publish(publisher: KombuPublisher, **fields: object) -> str:
+def publish(publisher: KombuPublisher, **fields: Any) -> str:
     message = task_message(**fields)
     publisher.publish([message])
     task_id: str = message.properties["correlation_id"]
@@ -162,17 +163,25 @@ def test_an_alarm_stops_publishing_and_nothing_else(fragile: RabbitServer, publi
     consumer.close()
 
 
-def test_a_consumer_timeout_is_a_loss_like_any_other(publisher: KombuPublisher, tmp_path: Path) -> None:
-    # RabbitMQ looks once a minute at most; the config makes both short.
-    config = "consumer_timeout = 2000\nchannel_tick_interval = 1000"
-    with RabbitServer(config) as server, child("threads", "recover", server.url, tmp_path) as process:
-        process.wait_fact("started")
-        own = KombuPublisher(server.url, Settings({}))
-        held = publish(own, headers={"hold": True})
-        assert "timed out" in process.wait_fact("lost", 20)
-        process.wait_fact("started", count=2)
-        said = stop(own, process)
-        own.close()
+def test_a_consumer_timeout_is_a_loss_like_any_other(
+    fragile: RabbitServer, publisher: KombuPublisher, tmp_path: Path
+) -> None:
+    set_timeouts(fragile, timeout=2000, tick=1000)
+    try:
+        with child("threads", "recover", fragile.url, tmp_path) as process:
+            process.wait_fact("started")
+            held = publish(publisher, headers={"hold": True})
+            assert "timed out" in process.wait_fact("lost", 20)
+            process.wait_fact("started", count=2)
+            said = stop(publisher, process)
+    finally:
+        set_timeouts(fragile, timeout=1_800_000, tick=60_000)
     seen = said["seen"]
     assert isinstance(seen, dict)
     assert seen[held] == 2
+
+
+def set_timeouts(server: RabbitServer, *, timeout: int, tick: int) -> None:
+    """How long a delivery may be unsettled, and how often channels look (ms); for channels opened from now on."""
+    for name, value in (("consumer_timeout", timeout), ("channel_tick_interval", tick)):
+        assert "ok" in server.evaluate(f"application:set_env(rabbit, {name}, {value}).")

@@ -332,10 +332,9 @@ def test_a_verb_the_hub_has_no_time_for_is_accepted_within_the_default_timeout(e
 def test_two_nodes_of_one_name_on_rabbitmq_the_second_waits(
     rabbitmq_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with listening(rabbitmq_url):
-        with listening(rabbitmq_url, wait=False) as second:
-            wait_for(lambda: "another live node is called w@h" in caplog.text)
-            assert not second.listener.connected
+    with listening(rabbitmq_url), listening(rabbitmq_url, wait=False) as second:
+        wait_for(lambda: "another live node is called w@h" in caplog.text)
+        assert not second.listener.connected
     with listening(rabbitmq_url):
         pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import redis
 from kombu import Connection, Exchange, Queue
 
 from greenq.transports.redis import RedisStore, open_store
-from tests.support.redis_proxy import envelope, number_of, posts, without_marks
+from tests.support.redis_proxy import envelope, items, number_of, posts, without_marks
 
 OURS = "greenq.transports.redis:Transport"
 
@@ -64,6 +65,12 @@ def take_without_acking(connection: Connection, where: Queue, count: int) -> lis
     return held
 
 
+def age(client: Any, seconds: float) -> None:
+    """Have everything held be held since longer."""
+    for tag in client.zrange("unacked_index", 0, -1):
+        client.zincrby("unacked_index", -seconds, tag)
+
+
 def crash(connection: Connection) -> None:
     """Leave as a killed process leaves: nothing is given back."""
     for channel in list(connection.transport.channels):
@@ -77,7 +84,7 @@ def test_stock_kombu_gives_back_what_a_killed_greenq_held(
     redis_url: str, opened: Callable[..., RedisStore], client: redis.Redis
 ) -> None:
     publish(redis_url, 10, queue())
-    before = client.lrange("q", 0, -1)
+    before = items(client, "q")
     store = opened("killed")
     held = store.claim(["q"], 7)
     store.close()
@@ -85,7 +92,7 @@ def test_stock_kombu_gives_back_what_a_killed_greenq_held(
         channel = stock.channel()
         time.sleep(0.05)
         channel.qos.restore_visible(num=100, interval=1)
-    after = client.lrange("q", 0, -1)
+    after = items(client, "q")
     assert len(held) == 7
     assert after[:3] == before[:3]
     assert [without_marks(raw) for raw in after] == [json.loads(raw) for raw in before]
@@ -97,7 +104,7 @@ def test_greenq_gives_back_what_a_killed_stock_worker_held(
     redis_url: str, opened: Callable[..., RedisStore], client: redis.Redis
 ) -> None:
     publish(redis_url, 10, queue())
-    before = client.lrange("q", 0, -1)
+    before = items(client, "q")
     stock = Connection(redis_url)
     assert len(take_without_acking(stock, queue(), 6)) == 6
     crash(stock)
@@ -105,13 +112,11 @@ def test_greenq_gives_back_what_a_killed_stock_worker_held(
 
     patient = opened("a")
     assert patient.reclaim() == 0, "a stock worker has its visibility timeout, not our lease"
-    for tag in client.zrange("unacked_index", 0, -1):
-        client.zincrby("unacked_index", -3000, tag)
+    age(client, 3000)
     assert patient.reclaim() == 0
-    for tag in client.zrange("unacked_index", 0, -1):
-        client.zincrby("unacked_index", -700, tag)
+    age(client, 700)
     assert patient.reclaim() == 6
-    after = client.lrange("q", 0, -1)
+    after = items(client, "q")
     assert after[:4] == before[:4]
     assert [without_marks(raw) for raw in after] == [json.loads(raw) for raw in before]
     assert client.keys("unacked*") == []
@@ -164,7 +169,7 @@ def test_a_message_no_binding_leads_anywhere_is_kept_aside(
     client.hset("unacked", "t1", json.dumps([json.loads(envelope(1)), "nowhere", "lost"]))
     client.zadd("unacked_index", {"t1": 1})
     assert opened("w").reclaim() == 1
-    assert [number_of(raw) for raw in client.lrange("lost.dead", 0, -1)] == [1]
+    assert list(map(number_of, items(client, "lost.dead"))) == [1]
 
 
 def test_stock_kombu_reads_and_acks_what_greenq_posted_and_the_other_way_round(
@@ -173,10 +178,10 @@ def test_stock_kombu_reads_and_acks_what_greenq_posted_and_the_other_way_round(
     store = opened("w")
     store.post(posts(5))
     got: list[Any] = []
-    with Connection(redis_url) as stock:
-        with stock.Consumer([queue()], on_message=lambda m: (got.append(m.payload), m.ack())):
-            while len(got) < 5:
-                stock.drain_events(timeout=5)
+    stock = Connection(redis_url)
+    with stock, stock.Consumer([queue()], on_message=lambda m: (got.append(m.payload), m.ack())):
+        while len(got) < 5:
+            stock.drain_events(timeout=5)
     assert [payload[0] for payload in got] == [[n] for n in range(5)]
     publish(redis_url, 5, queue())
     held = store.claim(["q"], 10)
@@ -200,9 +205,7 @@ def test_an_item_that_is_no_message_comes_back_whole_through_a_stock_restore(
 
 
 @pytest.mark.parametrize("prefix", ["", "team:"])
-def test_a_mixed_fleet_on_one_queue_runs_everything_once(
-    redis_url: str, client: redis.Redis, prefix: str
-) -> None:
+def test_a_mixed_fleet_on_one_queue_runs_everything_once(redis_url: str, client: redis.Redis, prefix: str) -> None:
     options = {"global_keyprefix": prefix}
     done: list[int] = []
 
@@ -224,10 +227,8 @@ def test_a_mixed_fleet_on_one_queue_runs_everything_once(
             deadline = time.monotonic() + 20
             while len(done) < 300 and time.monotonic() < deadline:
                 for connection in (stock, ours):
-                    try:
+                    with suppress(TimeoutError):
                         connection.drain_events(timeout=0.05)
-                    except TimeoutError:
-                        pass
                 batch = store.claim(["q"], 5)
                 done.extend(number_of(d.raw) for d in batch)
                 store.settle([d.tag for d in batch])

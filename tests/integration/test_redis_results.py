@@ -95,7 +95,8 @@ def test_hundreds_of_records_are_written_in_few_round_trips(results: RedisResult
     stats = client.info("commandstats")
     runs = [s.get(f"cmdstat_{c}", {"calls": 0})["calls"] for s in (stats, before) for c in ("evalsha", "eval")]
     assert sum(runs[:2]) - sum(runs[2:]) <= 4
-    assert [json.loads(p or b"{}")["result"] for p in results.read([f"t{n}" for n in range(250)])] == list(range(250))
+    found = results.read([f"t{n}" for n in range(250)])
+    assert [json.loads(payload or b"{}")["result"] for payload in found] == list(range(250))
 
 
 def test_what_is_not_celerys_json_is_asked_about(redis_url: str, client: redis.Redis) -> None:
@@ -117,7 +118,7 @@ def test_what_is_not_celerys_json_is_asked_about(redis_url: str, client: redis.R
     plain.close()
 
 
-@pytest.mark.parametrize(("prefix", "key"), [("app", "app_"), ("app:", "app:"), ("a-", "a-"), ("a.", "a."), ("a_", "a_")])
+@pytest.mark.parametrize(("prefix", "key"), [("app", "app_"), ("app:", "app:"), ("a-", "a-"), ("a_", "a_")])
 def test_the_prefix_is_put_before_the_key_as_celery_does(
     redis_url: str, client: redis.Redis, prefix: str, key: str
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_wait_ends_with_the_message_and_takes_nothing(store: RedisStore, clien
 
 def test_every_priority_of_every_queue_rings(store: RedisStore, client: redis.Redis) -> None:
     for key in ("q", "q\x06\x169", "other", "other\x06\x163"):
-        timer = after(0.05, lambda key=key: client.lpush(key, "x"))
+        timer = after(0.05, partial(client.lpush, key, "x"))
         assert waited(store, 10, ("q", "other"))[0]
         timer.join()
         client.delete(key)

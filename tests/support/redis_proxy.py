@@ -38,6 +38,12 @@ def posts(count: int, queue: str = "q", start: int = 0) -> list[Post]:
     return [Post(queue, envelope(number, queue)) for number in range(start, start + count)]
 
 
+def items(client: Any, key: str) -> list[bytes]:
+    """What a list holds; the client is typed as if it decoded or not at each call."""
+    found: list[bytes] = client.lrange(key, 0, -1)
+    return found
+
+
 def number_of(raw: bytes) -> int:
     """The number an envelope was made with."""
     return int(json.loads(base64.b64decode(json.loads(raw)["body"]))[0][0])

@@ -44,9 +44,7 @@ def revoked(panel: Panel) -> list[str]:
 def query_task(panel: Panel, *, ids: str | list[str]) -> dict[str, list[Any]]:
     """Find tasks by id: where they are, and what they are."""
     wanted = [ids] if isinstance(ids, str) else ids
-    return {
-        task_id: [state, info_of(panel, request)] for task_id, (state, request) in panel.find(wanted).items()
-    }
+    return {task_id: [state, info_of(panel, request)] for task_id, (state, request) in panel.find(wanted).items()}
 
 
 def registered(panel: Panel, *, taskinfoitems: list[str] | None = None, builtins: bool = False) -> list[str]:
@@ -54,9 +52,7 @@ def registered(panel: Panel, *, taskinfoitems: list[str] | None = None, builtins
     wanted = [item for item in taskinfoitems or DEFAULT_ATTRIBUTES if not item.startswith("_")]
     tasks = panel.app.tasks
     return [
-        _described(name, tasks[name], wanted)
-        for name in sorted(tasks)
-        if builtins or not name.startswith("celery.")
+        _described(name, tasks[name], wanted) for name in sorted(tasks) if builtins or not name.startswith("celery.")
     ]
 
 

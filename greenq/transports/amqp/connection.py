@@ -6,6 +6,7 @@ import re
 import ssl
 import time
 from collections import deque
+from struct import error
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from greenq.transports.link import Doorbell, LinkOptions, QueueMismatch
 LOST = (OSError, AMQPError, FrameError)
 REPLY_TIMEOUT = 10.0  # seconds the broker may take to answer a declaration
 CLOSE_TIMEOUT = 3.0  # and a close
+ENOUGH = 10_000  # deliveries not handed out; with prefetch 0 nothing else keeps the rest in the socket
 
 _CHUNK = 65536  # bytes a read; malloc maps and unmaps pages for more than twice that, at every call
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -47,6 +49,8 @@ class Wire:
         self._sock = sock
         self._token: deque[None] = deque((None,))
         self._pending = bytearray()
+        self._layered = isinstance(sock, ssl.SSLSocket)  # holds bytes of its own, of which poll knows nothing
+        self.empty = False  # the last read took all there was
         self.sent_at = self.received_at = time.monotonic()
 
     @property
@@ -84,11 +88,13 @@ class Wire:
         try:
             data: bytes = self._sock.recv(_CHUNK)
         except _WOULD_BLOCK:
+            self.empty = True
             return b""
         finally:
             self._token.append(None)
         if not data:
             raise ConnectionResetError("the broker closed the connection")
+        self.empty = len(data) < _CHUNK and not self._layered
         self.received_at = time.monotonic()
         return data
 
@@ -190,6 +196,9 @@ class AmqpConnection(pyamqp.Connection):
         except ConsumerCancelled as exc:
             self.withdrawn.append(str(exc.reply_text))
             return True, True
+        except (LookupError, ValueError, TypeError, error) as exc:
+            # What py-amqp says of a frame for a channel that is not open, or with arguments cut short.
+            raise FrameError(f"a frame that makes no sense: {exc!r}") from exc
 
     def fill(self) -> bool:
         """Move what has arrived from the socket to the reader; False if nothing has."""
@@ -199,12 +208,14 @@ class AmqpConnection(pyamqp.Connection):
         return bool(data)
 
     def drain(self) -> bool:
-        """Handle all that has arrived without waiting; False if nothing has."""
+        """Handle what has arrived without waiting, as long as `ENOUGH` is not reached; False if nothing has."""
         arrived = False
-        while self.fill():
+        while len(self.deliveries) < ENOUGH and self.fill():
             arrived = True
             while self.handle()[0]:
                 continue
+            if self.wire.empty:
+                break
         return arrived
 
     def pause(self, timeout: float) -> bool:
@@ -232,9 +243,7 @@ class AmqpConnection(pyamqp.Connection):
         except PreconditionFailed as exc:
             detail = str(exc.reply_text)
             found = _INEQUIVALENT.search(detail)
-            argument, entity, current = (
-                found.groups() if found else ("arguments", f"queue {queue.name!r}", "")
-            )
+            argument, entity, current = found.groups() if found else ("arguments", f"queue {queue.name!r}", "")
             raise QueueMismatch(entity, argument, "" if current == "none" else current, detail) from exc
         except LOST as exc:
             raise self.lost(exc) from exc

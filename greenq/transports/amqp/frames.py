@@ -86,6 +86,12 @@ class FrameReader:
         Raises:
             FrameError: the stream is out of step and can only be closed.
         """
+        try:
+            return self._take(deliveries)
+        except (IndexError, error) as exc:
+            raise FrameError(f"a frame is shorter than what it announces: {exc}") from exc
+
+    def _take(self, deliveries: deque[Pushed]) -> Frame | None:
         buffer, position, end = self._buffer, self._position, len(self._buffer)
         other: Frame | None = None
         while other is None and end - position >= 8:

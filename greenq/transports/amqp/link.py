@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from greenq.transports.amqp.connection import CLOSE_TIMEOUT, LOST, connect
+from greenq.transports.amqp.connection import CLOSE_TIMEOUT, ENOUGH, LOST, connect
 from greenq.transports.amqp.frames import (
     HEARTBEAT,
     Pushed,
@@ -24,7 +24,6 @@ SILENCE = 20.0  # seconds without a byte from a broker that was asked for one, a
 
 _ROUNDS = 64  # times 32 acks: more than a sensible prefetch leaves to the last moment
 _BACKLOG = 65536  # bytes the broker has not taken: it reads nothing, heartbeats neither
-_ENOUGH = 10_000  # deliveries not handed out; with prefetch 0 nothing else keeps the rest in the socket
 
 
 class AmqpLink:
@@ -125,7 +124,7 @@ class AmqpLink:
         """Read without waiting; whether there is news for the owner."""
         connection = self._connection
         before = len(connection.deliveries)
-        if before >= _ENOUGH or connection.drain():
+        if before >= ENOUGH or connection.drain():
             self._asked_at = 0.0
         return len(connection.deliveries) > before or bool(connection.withdrawn)
 
@@ -158,9 +157,7 @@ class AmqpLink:
     def ack(self, tags: Sequence[str | int]) -> int:
         """See Link. Whether the broker has read them is never known: AMQP does not answer an ack."""
         unsettled = self._unsettled
-        ours: list[Any] = [
-            tag for tag in tags if tag in unsettled
-        ]  # an unknown one would cost us the channel
+        ours: list[Any] = [tag for tag in tags if tag in unsettled]  # an unknown one would cost us the channel
         unsettled.difference_update(ours)
         if ours:
             self._acked += len(ours)

@@ -138,12 +138,10 @@ class AmqpSender:
             self._pause(until)
 
     def _await(self, first: int, until: float) -> None:
-        while True:
-            self._connection.drain()
-            # Confirms come in any order, the numbers are in order: the last one left tells.
-            if not self._waiting or next(reversed(self._waiting)) < first:
-                return
+        # Confirms come in any order, the numbers are in order: the last one left tells.
+        while self._waiting and next(reversed(self._waiting)) >= first:
             self._pause(until)
+            self._connection.drain()
 
     def _pause(self, until: float) -> None:
         left = until - time.monotonic()

@@ -49,9 +49,12 @@ def decode_table(buffer: bytes, position: int, end: int) -> dict[str, Any]:
         FrameError: an unknown type, a length past the end, or more than `MAX_DEPTH` tables in each other.
     """
     try:
-        return _decode_table(buffer, position, end, 0, "strict")
-    except UnicodeDecodeError:
-        return _decode_table(buffer, position, end, 0, "surrogateescape")
+        try:
+            return _decode_table(buffer, position, end, 0, "strict")
+        except UnicodeDecodeError:
+            return _decode_table(buffer, position, end, 0, "surrogateescape")
+    except (IndexError, error) as exc:
+        raise FrameError(f"a table is cut short: {exc}") from exc
 
 
 def _decode_table(buffer: bytes, position: int, end: int, depth: int, errors: str) -> dict[str, Any]:

@@ -98,6 +98,20 @@ class Wire:
         connection = self._connection
         return None if connection is None else connection._sock  # noqa: SLF001  redis-py has no public name
 
+    def buffered(self) -> bool:
+        """Whether something lies unread on this side of the socket, where polling it would not tell.
+
+        Asks the parser, not the socket: under gevent each look at a socket is a turn of the hub.
+        """
+        connection = self._connection
+        if connection is None or connection._sock is None:  # noqa: SLF001
+            return False
+        reader = getattr(connection._parser, "_reader", None)  # noqa: SLF001
+        if reader is None:
+            return bool(connection.can_read(timeout=0))
+        pending = getattr(connection._sock, "pending", None)  # noqa: SLF001  a TLS socket has a buffer too
+        return bool(reader.has_data() or (pending is not None and pending()))
+
     def close(self) -> None:
         """Let go of the socket; the next command connects again."""
         connection, self._connection = self._connection, None
@@ -112,7 +126,7 @@ class Wire:
 
     def _ready(self) -> Any:
         connection = self._connection
-        if connection is None or not connection.is_connected:
+        if self.socket() is None:
             connection = self._connect()
             self._connection = connection
             self.connections += 1
@@ -172,9 +186,7 @@ class Wire:
             raise
 
     def _error(self, exc: exceptions.RedisError, command: str) -> BrokerError:
-        if isinstance(exc, _PAUSED_TYPES) or (
-            isinstance(exc, exceptions.ResponseError) and _PAUSED.search(str(exc))
-        ):
+        if isinstance(exc, _PAUSED_TYPES) or (isinstance(exc, exceptions.ResponseError) and _PAUSED.search(str(exc))):
             return BrokerPaused(f"{self.endpoint} cannot serve {command} now: {exc}")
         if isinstance(exc, exceptions.AuthenticationError):
             self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Any
 from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable
 from greenq.transports.redis.connection import Wire
 from greenq.transports.redis.scripts import LOOK
+
+logger = logging.getLogger(__name__)
 
 FIRST_POLL, LAST_POLL = 0.002, 0.05  # seconds between looks where Redis does not ring
 
@@ -71,16 +74,22 @@ class Doorbell:
         there, left = self._wire.run(LOOK, keys, (), before)
         return bool(there), float(left) if left else inf
 
-    def rung(self) -> bool:
-        """Whether Redis said since `arm` that a list has changed; reads the socket, never waits."""
-        connection = self._wire.connection()
-        if self._wire.connections != self._tracked and not self.refused:
+    def rung(self, *, readable: bool = False) -> bool:
+        """Whether Redis said since `arm` that a list has changed.
+
+        `readable`: the socket was polled and has something; without it only what was read already counts,
+        and it never waits.
+        """
+        wire = self._wire
+        connection = wire.connection()
+        if wire.connections != self._tracked and not self.refused:
             return True  # another connection: nobody would ring, look again
-        with self._wire.translated("the doorbell"):
-            while connection.can_read(timeout=0):
+        with wire.translated("the doorbell"):
+            while not self._rung and (readable or wire.buffered()):
+                readable = False
+                connection.read_response(**({} if self.refused else {"push_request": True}))
                 if self.refused:
-                    raise BrokerUnreachable(f"{self._wire.endpoint} sent what nobody asked for")
-                connection.read_response(push_request=True)
+                    raise BrokerUnreachable(f"{wire.endpoint} sent what nobody asked for")
         return self._rung
 
     def wait(self, keys: Sequence[str], timeout: float, waker: Waker) -> bool:
@@ -92,7 +101,8 @@ class Doorbell:
             if there or self.rung():
                 return True
             now = time.monotonic()
-            until = min(deadline, now + left)
+            due = now + left
+            until = min(deadline, due)
             if self.refused:
                 until = min(until, now + pause)
                 pause = min(pause * 2, LAST_POLL)
@@ -100,7 +110,7 @@ class Doorbell:
             if ended is not None:
                 return ended
             if time.monotonic() >= deadline:
-                return left <= timeout
+                return due <= deadline
 
     def _sleep(self, until: float, waker: Waker) -> bool | None:
         """True: rung. False: woken by `waker`. None: the time is up."""
@@ -109,11 +119,10 @@ class Doorbell:
             selector.register(waker.ear, selectors.EVENT_READ)
             selector.register(self._wire.socket(), selectors.EVENT_READ)
             while (left := until - time.monotonic()) > 0:
-                if not selector.select(left):
-                    continue
-                if waker.clear():
+                ready = [key.fileobj for key, _ in selector.select(left)]
+                if waker.ear in ready and waker.clear():
                     return False
-                if self.rung():
+                if ready and self.rung(readable=waker.ear not in ready or len(ready) > 1):
                     return True
         return None
 
@@ -123,20 +132,25 @@ class Doorbell:
         if self.refused or wire.connections == self._tracked:
             return
         if wire.protocol != 3 or not _reads_pushes(wire.connection()):
-            self.refused = True
+            self._refuse("no RESP3, or a redis-py or hiredis that cannot read pushes")
             return
         try:
             # NOLOOP: what this connection itself takes or gives back must not ring.
             wire.call("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
         except (BrokerPaused, BrokerUnreachable):
             raise
-        except BrokerError:
-            self.refused = True
+        except BrokerError as exc:
+            self._refuse(str(exc))
             return
         # Reached through the parser: redis-py hands it pushes also while it looks for another reply.
         parser: Any = wire.connection()._parser  # noqa: SLF001
         parser.set_invalidation_push_handler(self._ring)
         self._tracked = wire.connections
+
+    def _refuse(self, why: str) -> None:
+        self.refused = True
+        extra = {"event": "broker.polling"}
+        logger.info("looking for work up to %.0f times a second: %s", 1 / LAST_POLL, why, extra=extra)
 
     def _ring(self, push: object) -> object:
         self._rung = True

@@ -86,9 +86,7 @@ def parse_endpoint(url: str, options: Mapping[str, Any]) -> Endpoint:
     return Endpoint(UnixDomainSocketConnection, params, f"redis+socket://{path}?virtual_host={params['db']}")
 
 
-def _tcp(
-    host: str | None, port: int, database: str, params: dict[str, Any], tls: dict[str, Any] | None
-) -> Endpoint:
+def _tcp(host: str | None, port: int, database: str, params: dict[str, Any], tls: dict[str, Any] | None) -> Endpoint:
     params.setdefault("socket_keepalive", True)
     params |= {"host": unquote(host or "127.0.0.1"), "port": port, "db": _database(database)}
     name = "rediss" if tls is not None else "redis"

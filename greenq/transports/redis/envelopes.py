@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _BETWEEN = b', "", "'
-_WRAPPED = b'{"greenq-raw"'
+WRAPPED = b'{"greenq-raw"'
 
 
 class Entry(NamedTuple):
@@ -30,7 +30,7 @@ def unwrap(raw: bytes) -> bytes:
     A stock kombu worker that restores such an entry puts the object into the queue; it comes back as the
     original bytes all the same.
     """
-    if not raw.startswith(_WRAPPED):
+    if not raw.startswith(WRAPPED):
         return raw
     try:
         return bytes.fromhex(json.loads(raw)["greenq-raw"])
@@ -55,7 +55,7 @@ def parse_entry(value: bytes) -> Entry | None:
     payload, exchange, routing_key = fields
     if not isinstance(exchange or "", str) or not isinstance(routing_key or "", str):
         return None
-    return Entry(json.dumps(payload).encode(), exchange or "", routing_key or "")
+    return Entry(unwrap(json.dumps(payload).encode()), exchange or "", routing_key or "")
 
 
 def mark_redelivered(raw: bytes) -> bytes:

@@ -6,23 +6,25 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from greenq.exceptions import BrokerError, ConfigError
+from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable, ConfigError
 from greenq.model import Settle, Settlement
 from greenq.transports.base import Delivery, Post
 from greenq.transports.redis.connection import Arg, Wire
 from greenq.transports.redis.doorbell import Doorbell, Waker
 from greenq.transports.redis.endpoint import Endpoint, parse_endpoint
-from greenq.transports.redis.envelopes import mark_redelivered, parse_entry, priority_of, tail, unwrap
+from greenq.transports.redis.envelopes import WRAPPED, mark_redelivered, parse_entry, priority_of, tail, unwrap
 from greenq.transports.redis.keys import Keys, keys_from
 from greenq.transports.redis.reclaim import Reclaimer
 from greenq.transports.redis.scripts import CLAIM, RECOVER, RENEW, SETTLE
 
+T = TypeVar("T")
+
 MOST = 100  # messages a claim: it blocks Redis about 9 us each, and more than 100 gain nothing
 MOST_BYTES = 2_000_000  # a claim above this makes the next ones smaller, so that Redis is not blocked longer
-CHUNK = 500  # tags a renewing script
+CHUNK = 500  # tags a command that acks or renews
 LEASE = 20.0  # seconds
 VISIBILITY_TIMEOUT = 3600.0  # seconds, kombu's
 
@@ -44,9 +46,7 @@ class RedisStore:
     claims are held as kombu's own are, by the visibility timeout alone.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, owner: str, options: Mapping[str, Any], *, leased: bool = True
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, owner: str, options: Mapping[str, Any], *, leased: bool = True) -> None:
         if leased and not owner:
             raise ConfigError("a Redis store needs an owner: a name no other process has")
         self.owner = owner
@@ -106,10 +106,10 @@ class RedisStore:
         with self._watched():
             return self._bell.arm(self._wait_keys(queues))
 
-    def rung(self) -> bool:
-        """Whether a list changed since `arm`; never waits."""
+    def rung(self, *, readable: bool = False) -> bool:
+        """Whether a list changed since `arm`; `readable` once a poll said so of `socket()`. Never waits."""
         with self._watched():
-            return self._bell.rung()
+            return self._bell.rung(readable=readable)
 
     @property
     def rings(self) -> bool:
@@ -125,22 +125,24 @@ class RedisStore:
         tags = [str(tag) for tag in acks]
         read = [str(other.tag) for other in others]
         commands: list[list[Arg]] = []
-        if tags:
+        for part in _parts(tags, CHUNK):
             # The hash first: cut in between, an index entry without a message is left, which harms nobody.
-            commands += [["HDEL", self.keys.unacked, *tags], ["ZREM", self.keys.index, *tags]]
-        if read:
-            commands.append(["HMGET", self.keys.unacked, *read])
+            commands += [["HDEL", self.keys.unacked, *part], ["ZREM", self.keys.index, *part]]
+        acked = len(commands)
+        commands += [["HMGET", self.keys.unacked, *part] for part in _parts(read, MOST)]
         if not commands:
             return 0
         unsure, self._unsure = self._unsure, frozenset([*self._unsure, *tags, *read])
         with self._watched():
             replies = self._wire.pipeline(commands)
-            gone = len(tags) - replies[0] if tags else 0
-            if read:
-                gone += self._settle_others(others, replies[-1])
+            gone = len(tags) - sum(replies[:acked:2])
+            # The last first: what goes back is pushed to the head, so the first must be pushed last.
+            pairs = zip(_parts(others, MOST), replies[acked:], strict=True)
+            gone += sum(self._settle_others(part, values) for part, values in reversed(list(pairs)))
         self._unsure = frozenset()
         # Settled by the attempt whose reply was lost: gone from Redis, but not by somebody else's hand.
-        return max(0, gone - len(unsure.intersection([*tags, *read])))
+        mine = len(unsure.intersection([*tags, *read]))
+        return max(0, int(gone) - mine)
 
     def post(self, messages: Sequence[Post]) -> None:
         commands: list[list[Arg]] = []
@@ -157,8 +159,8 @@ class RedisStore:
         keys = (self.keys.index, self.keys.owners, self.keys.closed)
         buried = 0
         with self._watched():
-            for start in range(0, max(len(tags), 1), CHUNK):
-                buried += self._wire.run(RENEW, keys, [self.owner, *tags[start : start + CHUNK]])
+            for part in _parts(tags, CHUNK) or [()]:
+                buried += self._wire.run(RENEW, keys, [self.owner, *part])
         return not buried
 
     def reclaim(self) -> int:
@@ -204,10 +206,12 @@ class RedisStore:
         series = self._series
         for queue_number, raws in zip(reply[::2], reply[1::2], strict=True):
             queue = queues[queue_number - 1]
-            for raw in raws:
-                found.append(Delivery(f"{series}{number:010d}", unwrap(raw), queue))
-                number += 1
-                size += len(raw)
+            size += sum(map(len, raws))
+            found += [
+                Delivery(f"{series}{n:010d}", raw if raw[:13] != WRAPPED else unwrap(raw), queue)
+                for n, raw in enumerate(raws, number)
+            ]
+            number += len(raws)
         if size > MOST_BYTES:
             self._most = max(1, len(found) * MOST_BYTES // (2 * size))
         elif self._most < MOST:
@@ -283,7 +287,7 @@ class RedisStore:
     def _watched(self) -> Iterator[None]:
         try:
             yield
-        except BrokerError:
+        except (BrokerUnreachable, BrokerPaused):
             self._reclaimer.trouble()
             raise
 
@@ -300,6 +304,11 @@ def open_store(url: str, owner: str, options: Mapping[str, Any]) -> RedisStore:
         ConfigError: naming the part that cannot be used.
     """
     return RedisStore(parse_endpoint(url, options), owner, options)
+
+
+def _parts(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The items in pieces small enough not to block Redis for longer than a millisecond or two."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _seconds(options: Mapping[str, Any], name: str, default: float) -> float:

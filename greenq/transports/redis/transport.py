@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import selectors
 import time
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -90,6 +91,7 @@ class Transport(_KombuTransport):  # type: ignore[misc]  # see above
 
     def _listen(self, until: float, pause: float) -> bool:
         """Wait for lists to change and for fan-out messages; True if a fan-out message was delivered."""
+        news: list[Any] = []
         with selectors.DefaultSelector() as selector:
             selector.register(self.waker.ear, selectors.EVENT_READ, self.waker.clear)
             for channel in list(self.channels):
@@ -98,12 +100,15 @@ class Transport(_KombuTransport):  # type: ignore[misc]  # see above
                     if there or channel.store.rung():
                         return False
                     until = min(until, time.monotonic() + min(left, inf if channel.store.rings else pause))
-                    selector.register(channel.store.socket(), selectors.EVENT_READ, channel.store.rung)
+                    heard = partial(channel.store.rung, readable=True)
+                    selector.register(channel.store.socket(), selectors.EVENT_READ, heard)
                 if channel.active_fanout_queues:
                     connection = channel.listen()
                     if connection.can_read(timeout=0):
                         return bool(channel.receive_fanout())
-                    selector.register(connection._sock, selectors.EVENT_READ, channel.receive_fanout)  # noqa: SLF001
+                    sock = connection._sock  # noqa: SLF001
+                    selector.register(sock, selectors.EVENT_READ, channel.receive_fanout)
+                    news.append(sock)
             self.waiting = True
             try:
                 events = selector.select(max(0.0, until - time.monotonic()))
@@ -111,9 +116,8 @@ class Transport(_KombuTransport):  # type: ignore[misc]  # see above
                 self.waiting = False
             delivered = False
             for key, _ in events:
-                heard = key.data()
-                delivered = delivered or (heard and key.data.__name__ == "receive_fanout")
-            return delivered
+                delivered = (key.data() and key.fileobj in news) or delivered
+            return bool(delivered)
 
     def _reclaim(self) -> None:
         if time.monotonic() < self._next_reclaim:

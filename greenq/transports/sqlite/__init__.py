@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kombu.transport import TRANSPORT_ALIASES
 
+from greenq.transports.sqlite.channel import Channel
 from greenq.transports.sqlite.store import SqliteStore, open_store
-from greenq.transports.sqlite.transport import Channel, Transport
+from greenq.transports.sqlite.transport import Transport
 
 __all__ = ["Channel", "SqliteStore", "Transport", "open_store", "register"]
 

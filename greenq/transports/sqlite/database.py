@@ -71,7 +71,6 @@ class Database:
         self._pid = 0
         self._inode = 0
         self._look_again = 0.0
-        self._patient = True
 
     def connect(self) -> sqlite3.Connection:
         """The open connection of this process to the file as it is now.
@@ -94,7 +93,6 @@ class Database:
         self._connection = connection = self._open()
         self._pid = os.getpid()
         self._inode = os.stat(self._name).st_ino
-        self._patient = True
         return connection
 
     def _in_place(self) -> bool:
@@ -113,7 +111,7 @@ class Database:
         try:
             connection = sqlite3.connect(
                 self._name,
-                timeout=location.busy,
+                timeout=0,  # `execute` waits
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=64,
@@ -147,24 +145,17 @@ class Database:
                     raise
             native_pause(0.005)
 
-    def patient(self, connection: sqlite3.Connection, *, patient: bool) -> None:
-        """Let SQLite wait for locks itself (reading), or not at all (a write, see `run_in_turn`)."""
-        if self._patient != patient:
-            connection.execute(f"PRAGMA busy_timeout = {int(self.location.busy * 1000) if patient else 0}")
-            self._patient = patient
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Execute outside a transaction, waiting for other processes' locks up to the busy timeout.
 
-    def run_in_turn(self, connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> None:
-        """Execute what takes the write lock, waiting for other writers up to the busy timeout.
-
-        Other writers hold the lock for some 50 us. SQLite's own handler sleeps a millisecond at the least, which
-        halved the throughput of a publisher beside a consumer.
+        Other writers hold the lock for some 50 us. SQLite's own busy handler sleeps a millisecond at the least,
+        which halved the throughput of a publisher beside a consumer.
         """
-        self.patient(connection, patient=False)
+        connection = self.connect()
         pause, deadline = _FIRST_PAUSE, 0.0
         while True:
             try:
-                connection.execute(statement, parameters)
-                return
+                return connection.execute(statement, parameters)
             except sqlite3.OperationalError as exc:
                 now = time.monotonic()
                 deadline = deadline or now + self.location.busy
@@ -176,7 +167,7 @@ class Database:
     def insert(self, statement: str, parameters: Sequence[Any]) -> None:
         """Run one writing statement as a transaction of its own, cheaper than `writing` by two statements."""
         try:
-            self.run_in_turn(self.connect(), statement, parameters)
+            self.execute(statement, parameters)
         except sqlite3.Error as exc:
             raise self.failed(exc) from exc
 
@@ -207,10 +198,8 @@ class _Reading:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def __enter__(self) -> sqlite3.Connection:
-        connection = self._database.connect()
-        self._database.patient(connection, patient=True)
-        return connection
+    def __enter__(self) -> Database:
+        return self._database
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         if isinstance(exc, sqlite3.Error):
@@ -230,7 +219,7 @@ class _Writing:
             if connection.in_transaction:  # an interrupt struck between BEGIN and the block
                 connection.execute("ROLLBACK")
             # IMMEDIATE: a transaction that turns into a writer half-way fails without waiting for its turn.
-            self._database.run_in_turn(connection, "BEGIN IMMEDIATE")
+            self._database.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
             raise self._database.failed(exc) from exc
         return connection

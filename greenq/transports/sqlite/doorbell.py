@@ -69,9 +69,7 @@ class Bell:
         # The (perhaps patched) socket belongs to the hub of the thread that made it; the raw one to nobody.
         if self._waiter is None or self._waiter_thread != get_native_id():
             self._let_waiter_go()
-            self._waiter = socket.socket(
-                socket.AF_UNIX, socket.SOCK_DGRAM, 0, fileno=os.dup(self._raw.fileno())
-            )
+            self._waiter = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, 0, fileno=os.dup(self._raw.fileno()))
             self._waiter_thread = get_native_id()
         self._waiter.settimeout(max(timeout, 0.0))
         try:
@@ -143,7 +141,10 @@ class Doorbell:
     def changed(self) -> None:
         """Tell all publishers to read the listeners again."""
         now = time.time_ns()  # finer than the stamp the kernel gives on its own, which may not move for 4 ms
-        os.utime(self._directory, ns=(now, now))
+        try:
+            os.utime(self._directory, ns=(now, now))
+        except OSError as exc:
+            raise BrokerUnreachable(f"cannot stamp the doorbells' directory {self._directory}: {exc.strerror}") from exc
 
     def ring(self, queues: Iterable[str], own: str = "") -> None:
         """Wake the listeners of the queues, except the bell `own`. Call it after the commit; never blocks.

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 # WAL needs shared memory and POSIX locks that the kernel drops at a process's death: both are host-local.
 _NETWORK = frozenset(
-    "9p afs beegfs ceph cifs coda davfs fuse gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb2 "
-    "smb3 smbfs".split()
+    {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse", "gfs", "gfs2", "glusterfs", "gpfs"}
+    | {"lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb2", "smb3", "smbfs"}
 )
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuse.bindfs"})  # rootless containers; a bind mount
 _MINIMUM = (3, 35, 0)  # RETURNING
@@ -43,11 +43,13 @@ def parse_url(url: str, options: Mapping[str, Any] | None = None) -> Location:
     """
     parts = urlsplit(url)
     if parts.scheme != "sqlite" or parts.netloc or parts.fragment:
-        raise ConfigError(f"{url!r}: write sqlite:////absolute/path or sqlite:///relative/path (# and ? of a path as %23 and %3F)")
+        raise ConfigError(
+            f"{url!r}: write sqlite:////absolute/path or sqlite:///relative/path, # and ? of a path as %23 and %3F"
+        )
     name = unquote(parts.path)[1:]
     if not name or name == ":memory:" or name.endswith("/") or "\0" in name:
         raise ConfigError(f"{url!r} names no file: a broker that processes share needs one")
-    known = {"durability": "normal", "busy_timeout": 5.0}
+    known: dict[str, Any] = {"durability": "normal", "busy_timeout": 5.0}
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     for key in query.keys() - known.keys():
         raise ConfigError(f"{url!r}: there is no option {key!r}; known are durability and busy_timeout")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from _queue import SimpleQueue
 
 
@@ -28,9 +29,5 @@ class NativeMutex:
 
 
 def native_pause(seconds: float) -> None:
-    """Block this native thread, whatever `time.sleep` has been patched to be."""
-    try:
-        SimpleQueue[None]().get(timeout=seconds)
-    except Exception as exc:  # noqa: BLE001  (`_queue.Empty` has no other public name under patching)
-        if type(exc).__name__ != "Empty":
-            raise
+    """Block this native thread, whatever `time.sleep` has been patched to be. Signal handlers run meanwhile."""
+    signal.sigtimedwait((), seconds)

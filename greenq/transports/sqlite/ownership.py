@@ -133,7 +133,12 @@ class OwnerLocks:
 
 def _lock(path: Path, *, create: bool = True) -> _Hold | None:
     """Open and lock; None if somebody else holds it or replaced the file meanwhile."""
-    descriptor = os.open(path, _FLAGS | (os.O_CREAT if create else 0), 0o600)
+    try:
+        descriptor = os.open(path, _FLAGS | (os.O_CREAT if create else 0), 0o600)
+    except OSError as exc:
+        if isinstance(exc, FileNotFoundError) and not create:
+            raise
+        raise BrokerUnreachable(f"cannot open the owner's lock {path}: {exc.strerror}") from exc
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

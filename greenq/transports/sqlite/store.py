@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from greenq.exceptions import BrokerError
-from greenq.model import Settle, Settlement
+from greenq.model import Settlement
 from greenq.transports.base import Delivery, Post
+from greenq.transports.sqlite.claiming import PROBE, READY, TIMES, bring_up_to_date, take
 from greenq.transports.sqlite.database import Database
 from greenq.transports.sqlite.doorbell import Bell, Doorbell
 from greenq.transports.sqlite.location import Location, parse_url
 from greenq.transports.sqlite.ownership import OWNERS, lock_file, owner_stem
-from greenq.transports.sqlite.topology import (
-    INSERT,
-    Topology,
-    drop_abandoned,
-    drop_queue,
-    expired_queues,
-    forget_owner,
-)
+from greenq.transports.sqlite.recovery import give_back, reclaim
+from greenq.transports.sqlite.settling import acknowledge, settle
+from greenq.transports.sqlite.topology import INSERT, Topology, drop_abandoned
 
 logger = logging.getLogger(__name__)
 
-DEAD_KEPT = 10_000  # the newest of a dead queue
-_POLL = 0.05  # seconds between looks at `data_version`, the net under the doorbell
-_GATHER = 0.001  # seconds to wait for more, after more than
+_POLL = 0.1  # seconds between looks at `data_version`, the net under the doorbell
+_GATHER = 0.003  # seconds to wait for more, after more than
 _STORM = 3  # waits in a row that were over within
 _SOON = 0.0003  # seconds
 
-_READY = "queue = ? AND owner IS NULL AND due IS NULL"
-_PROBE = f"SELECT 1 FROM message WHERE {_READY} LIMIT 1"
-_PRIORITIES = f"SELECT priority FROM message WHERE {_READY} ORDER BY priority, id LIMIT ?"
-_TIMES = (
-    "SELECT (SELECT min(due) FROM message WHERE due IS NOT NULL), "
-    "(SELECT min(expires) FROM message WHERE expires IS NOT NULL AND owner IS NULL)"
-)
-_CLAIM = (
-    "UPDATE message SET owner = ?, claim = ?, deliveries = deliveries + 1 WHERE id IN "
-    f"(SELECT id FROM message WHERE {_READY} ORDER BY priority, id LIMIT ?) "
-    "RETURNING priority, id, redelivered, body"
-)
-# A tag is "<id>-<claim>", so that one of an earlier delivery, even by this owner, settles nothing.
-_MINE = "id = ? AND claim = ? AND owner = ?"
-_ACK = f"DELETE FROM message WHERE {_MINE}"
-_REQUEUE = f"UPDATE message SET owner = NULL, redelivered = 1 WHERE {_MINE} RETURNING queue"
-_DELAY = f"UPDATE message SET owner = NULL, due = ? WHERE {_MINE} RETURNING queue"
-_BURY = (
-    "INSERT INTO message (queue, priority, redelivered, reason, body) "
-    f"SELECT queue || '.dead', 0, redelivered, ?, body FROM message WHERE {_MINE} RETURNING queue"
-)
-_TRIM = (
-    "DELETE FROM message WHERE id IN "
-    "(SELECT id FROM message WHERE queue = ? AND owner IS NULL AND due IS NULL AND priority = 0 "
-    f"ORDER BY priority DESC, id DESC LIMIT -1 OFFSET {DEAD_KEPT})"
-)
-# One step an owner, not one a message.
-_OWNERS = (
-    "WITH RECURSIVE o (name) AS (SELECT min(owner) FROM message WHERE owner IS NOT NULL UNION ALL "
-    "SELECT (SELECT min(owner) FROM message WHERE owner > o.name) FROM o WHERE o.name IS NOT NULL) "
-    "SELECT name FROM o WHERE name IS NOT NULL UNION SELECT owner FROM queue WHERE owner IS NOT NULL "
-    "UNION SELECT owner FROM listener"
-)
 _OWNS = "SELECT 1 FROM message WHERE owner = ?1 UNION ALL SELECT 1 FROM queue WHERE owner = ?1 LIMIT 1"
 
 
@@ -103,7 +63,6 @@ class SqliteStore:
         self._version: int | None = None  # `data_version` at the first claim since the last `wait`
         self._next_due: float | None = None
         self._storm = 0  # how many `wait`s in a row ended soon
-        self._rotation = 0
         self._claim = time.time_ns()  # other stores of this owner count from another start
 
     # -- claiming -----------------------------------------------------------------------------------------
@@ -121,57 +80,19 @@ class SqliteStore:
         with self.database.reading as run:
             if self._version is None:  # before looking, so that what is committed after ends the next `wait`
                 self._version = run.execute("PRAGMA data_version").fetchone()[0]
-            self._next_due, expires = run.execute(_TIMES).fetchone()
-            ready = limit > 0 and any(run.execute(_PROBE, (queue,)).fetchone() for queue in queues)
-        due = self._next_due is not None and self._next_due <= now
-        expired = expires is not None and expires <= now
-        if not (acks or ready or due or expired):
+            self._next_due, expires = run.execute(TIMES).fetchone()
+            ready = limit > 0 and any(run.execute(PROBE, (queue,)).fetchone() for queue in queues)
+        stale = any(moment is not None and moment <= now for moment in (self._next_due, expires))
+        if not (acks or ready or stale):
             return []
         with self.database.writing as run:
-            if acks:
-                run.executemany(_ACK, self._mine(acks))
-            if due:
-                run.execute("UPDATE message SET due = NULL WHERE due <= ?", (now,))
-            if expired:
-                run.execute("DELETE FROM message WHERE expires <= ? AND owner IS NULL", (now,))
-            return self._take(run, queues, limit) if limit > 0 else []
-
-    def _take(self, run: sqlite3.Connection, queues: Sequence[str], limit: int) -> list[Delivery]:
-        order, plan = self._plan(run, queues, limit)
-        claim = self._claim = self._claim + 1
-        taken: list[Any] = []
-        for place, queue in enumerate(order):
-            share = limit if plan is None else plan.count(place)
-            rows = run.execute(_CLAIM, (self.owner, claim, queue, share)).fetchall() if share else []
-            # RETURNING promises no order.
-            taken.append(iter([self._delivery(queue, claim, row) for row in sorted(rows)]))
-        return list(taken[0]) if plan is None else [next(taken[place]) for place in plan]
-
-    def _plan(
-        self, run: sqlite3.Connection, queues: Sequence[str], limit: int
-    ) -> tuple[Sequence[str], list[int] | None]:
-        """The queues in this turn's order, and from which of them (its place) to take, message by message.
-
-        Priority by priority, and within one in turn from each queue, beginning with another one each time.
-        """
-        if len(queues) == 1:
-            return queues, None
-        start = self._rotation % len(queues)
-        self._rotation += 1
-        order = [*queues[start:], *queues[:start]]
-        candidates: list[tuple[int, int, int]] = []
-        for place, queue in enumerate(order):
-            rank, level = 0, -1
-            for (priority,) in run.execute(_PRIORITIES, (queue, limit)):
-                rank, level = (rank + 1 if priority == level else 0), priority
-                candidates.append((priority, rank, place))
-        candidates.sort()
-        return order, [place for _, _, place in candidates[:limit]]
-
-    @staticmethod
-    def _delivery(queue: str, claim: int, row: tuple[int, int, int, bytes]) -> Delivery:
-        _, number, redelivered, body = row
-        return Delivery(f"{number}-{claim}", mark_redelivered(body) if redelivered else body, queue)
+            acknowledge(run, self.owner, acks)
+            if stale:
+                bring_up_to_date(run, now)
+            if limit <= 0:
+                return []
+            self._claim += 1
+            return take(run, self.owner, self._claim, queues, limit, rotation=self._claim)
 
     # -- waiting ------------------------------------------------------------------------------------------
 
@@ -215,7 +136,7 @@ class SqliteStore:
         return rung
 
     def _gather(self, waited: float) -> None:
-        """Where messages come faster than they are claimed, let a millisecond's worth come together.
+        """Where messages come faster than they are claimed, let some come together.
 
         Else publisher and consumer wake and lock out each other for every single message: half the throughput.
         """
@@ -243,32 +164,12 @@ class SqliteStore:
             return 0
         touched: list[str] = []
         with self.database.writing as run:
-            done = run.executemany(_ACK, self._mine(acks)).rowcount if acks else 0
+            done = acknowledge(run, self.owner, acks)
             for settlement in others:
-                touched += self._settle_one(run, settlement)
+                touched += settle(run, self.owner, settlement)
         if touched:
             self.doorbell.ring(set(touched), own=self._bell.name if self._bell else "")
         return len(acks) - done + len(others) - len(touched)
-
-    def _settle_one(self, run: sqlite3.Connection, settlement: Settlement) -> list[str]:
-        """The queue the message went to, in a list; an empty list if it was not ours any more."""
-        mine = self._mine((str(settlement.tag),))[0]
-        if settlement.how is Settle.REQUEUE:
-            rows = run.execute(_REQUEUE, mine).fetchall()
-        elif settlement.how is Settle.DELAY:
-            rows = run.execute(_DELAY, (settlement.due, *mine)).fetchall()
-        elif settlement.how is Settle.DEAD:
-            rows = run.execute(_BURY, (settlement.reason, *mine)).fetchall()
-            run.execute(_ACK, mine)
-            run.executemany(_TRIM, rows)
-        else:
-            rows = run.execute(_ACK + " RETURNING queue", mine).fetchall()
-        return [row[0] for row in rows]
-
-    def _mine(self, tags: Sequence[str]) -> list[tuple[str, str, str]]:
-        owner = self.owner
-        parts = (tag.partition("-") for tag in tags)
-        return [(number, claim, owner) for number, _, claim in parts]
 
     def post(self, messages: Sequence[Post]) -> None:
         if self._pid != os.getpid():
@@ -294,7 +195,7 @@ class SqliteStore:
         fresh = OWNERS.acquire(lock_file(self.database.directory, self.owner), id(self))
         self._holds = True
         if fresh:  # what an earlier process of this name left is nobody's now
-            self._forget(self.owner)
+            give_back(self.database, self.doorbell, self.owner)
 
     def renew(self, tags: Sequence[str]) -> bool:
         if not self._holds or not OWNERS.given_up(lock_file(self.database.directory, self.owner)):
@@ -305,40 +206,7 @@ class SqliteStore:
         return False
 
     def reclaim(self) -> int:
-        self.database.connect()
-        directory = self.database.directory
-        count = 0
-        with self.database.reading as run:
-            owners = [row[0] for row in run.execute(_OWNERS).fetchall() if row[0] != self.owner]
-            expired = expired_queues(run)
-        for owner in owners:
-            with OWNERS.seize(lock_file(directory, owner)) as dead:
-                if dead:
-                    count += self._forget(owner)
-        if expired:
-            with self.database.writing as run:
-                for name in expired_queues(run):
-                    drop_queue(run, name)
-        self._sweep({owner_stem(owner) for owner in (*owners, self.owner)})
-        return count
-
-    def _forget(self, owner: str) -> int:
-        with self.database.writing as run:
-            count, queues = forget_owner(run, owner)
-        for bell in self.database.directory.glob(f"{owner_stem(owner)}.*.bell"):
-            bell.unlink(missing_ok=True)
-        self.doorbell.changed()
-        self.doorbell.ring(queues)
-        return count
-
-    def _sweep(self, known: set[str]) -> None:
-        """Remove the lock files of dead owners that left nothing behind."""
-        for file in self.database.directory.glob("*.lock"):
-            if file.stem not in known:
-                with OWNERS.seize(file) as dead:
-                    if dead:
-                        for bell in file.parent.glob(f"{file.stem}.*.bell"):
-                            bell.unlink(missing_ok=True)
+        return reclaim(self.database, self.doorbell, self.owner)
 
     def recover(self) -> list[str]:
         with self.database.reading as run:
@@ -358,11 +226,11 @@ class SqliteStore:
 
     def length(self, queue: str) -> int:
         with self.database.reading as run:
-            return int(run.execute(f"SELECT count(*) FROM message WHERE {_READY}", (queue,)).fetchone()[0])
+            return int(run.execute(f"SELECT count(*) FROM message WHERE {READY}", (queue,)).fetchone()[0])
 
     def purge(self, queue: str) -> int:
         with self.database.writing as run:
-            return run.execute(f"DELETE FROM message WHERE {_READY}", (queue,)).rowcount
+            return run.execute(f"DELETE FROM message WHERE {READY}", (queue,)).rowcount
 
     def close(self) -> None:
         if self._pid != os.getpid():
@@ -391,17 +259,3 @@ class SqliteStore:
         self._listening = ()
         if bell is not None:
             bell.close()
-
-
-def mark_redelivered(raw: bytes) -> bytes:
-    """The envelope with the two marks kombu's Redis transport puts into one it restores (wire.md 5.9).
-
-    What is no JSON object is left as it is: whoever decodes it will say so.
-    """
-    try:
-        envelope = json.loads(raw)
-        envelope["headers"]["redelivered"] = True
-        envelope["properties"].setdefault("delivery_info", {})["redelivered"] = True
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return raw
-    return json.dumps(envelope).encode()

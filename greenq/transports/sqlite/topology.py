@@ -72,8 +72,8 @@ class Topology:
             return  # the usual case, at every start of every producer: no write lock
         with self._database.writing as run:
             run.execute(
-                "INSERT INTO queue (name, owner, auto_delete, expires, message_ttl, touched) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET "
+                "INSERT INTO queue (name, owner, auto_delete, expires, message_ttl, touched) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
                 "owner = coalesce(excluded.owner, queue.owner), touched = excluded.touched",
                 (*row, time.time()),
             )
@@ -198,7 +198,7 @@ def drop_abandoned(run: sqlite3.Connection, names: Sequence[str]) -> None:
         run.execute("UPDATE queue SET touched = ? WHERE name = ? AND expires IS NOT NULL", (time.time(), name))
 
 
-def expired_queues(run: sqlite3.Connection) -> list[str]:
+def expired_queues(run: sqlite3.Connection | Database) -> list[str]:
     """Queues without a consumer whose `x-expires` has passed."""
     rows = run.execute(
         "SELECT name FROM queue WHERE expires IS NOT NULL AND touched + expires < ? "

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from greenq import GreenQ, group
 from greenq._speedups import decode_parts
-from greenq.app.publishing import message_from_signature
+from greenq.app.publishing import message_from_signature, new_id
 from greenq.context import TaskContext, current
 from greenq.exceptions import ConfigError
 from greenq.model import TaskMessage
@@ -366,3 +367,11 @@ def test_plans_of_names_from_outside_are_not_kept(app: GreenQ) -> None:
         app.build_message(f"outside.{i}")
     app.build_message("t", (1,))
     assert set(app.producer._plans) == {"t"}
+
+
+def test_ids_are_random_uuids_of_version_4() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for each in ids:
+        parsed = uuid.UUID(each)
+        assert (str(parsed), parsed.version, parsed.variant) == (each, 4, uuid.RFC_4122)

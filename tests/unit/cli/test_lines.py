@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from greenq.cli import scan
 from greenq.cli.root import TABLE
 
 TASKS = """
@@ -93,6 +94,10 @@ def test_every_entry_of_the_table_is_a_command_whose_options_all_have_help(entry
             assert param.help, param.name
 
 
+def test_the_scanner_knows_the_same_commands() -> None:
+    assert tuple(entry.name for entry in TABLE) == scan.COMMANDS
+
+
 def test_version_is_printed(tmp_path: Path) -> None:
     assert greenq("--version", cwd=tmp_path).stdout.startswith("greenq 0.")
 
@@ -107,6 +112,10 @@ def test_version_is_printed(tmp_path: Path) -> None:
         ("inspect rate_limit", "greenq control rate_limit"),
         ("worker --concurency 5", "--concurrency"),
         ("--brokr x worker", "--broker"),
+        ("--versoin", "--version"),
+        ("-P solo --concurency 5", "--concurrency"),
+        ("--config nosuchconf status", "nosuchconf"),
+        ("worker -I nosuchmod", "nosuchmod"),
         ("worker -P gevnt", "did you mean 'gevent'?"),
         ("worker -P prefork", "prefork is not in this version yet"),
         ("worker -P eventlet", "eventlet is not in this version yet"),

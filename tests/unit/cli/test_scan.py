@@ -25,7 +25,9 @@ from greenq.cli.scan import arrange, option, pool_of
         ("-A proj --help", "-A proj --help"),
         ("--version", "--version"),
         ("wroker -c 5", "wroker -c 5"),
-        ("--brokr x worker", "--brokr x worker"),
+        ("--brokr x worker", "worker --brokr x"),
+        ("-P solo --no-such", "worker -P solo --no-such"),
+        ("--versoin", "--versoin"),
     ],
 )
 def test_the_sub_command_comes_first(line: str, arranged: str) -> None:

@@ -50,7 +50,8 @@ def test_what_the_verb_raises_comes_back() -> None:
 
 
 def test_a_blocked_hub_is_answered_for_and_the_verb_runs_later(caplog: pytest.LogCaptureFixture) -> None:
-    hub, done = Hub(), []
+    hub = Hub()
+    done: list[int] = []
     hub.turning = False
     with pytest.raises(Accepted) as caught:
         hub_of(hub).post(done.append, 1)
