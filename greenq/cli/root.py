@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -145,9 +144,3 @@ def _plain(message: str) -> str:
     """Click's sentence as ours: one line, a small letter in front, no full stop."""
     line = " ".join(message.split()).rstrip(".")
     return line[:1].lower() + line[1:] if line[1:2].islower() else line
-
-
-def show(value: Any) -> None:
-    """Print to standard output."""
-    click.echo(value)
-    sys.stdout.flush()

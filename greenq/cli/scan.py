@@ -14,25 +14,28 @@ DEFAULT_POOL = "gevent"
 COMMANDS = ("worker", "status", "inspect", "control", "call", "result", "purge")
 _PRINTS = frozenset({"-h", "--help", "--version"})
 _FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge", *_PRINTS})
-# Options that take a value, of every command that may be written before the sub-command.
-_VALUED = frozenset(
-    {
-        *("-A", "--app", "-b", "--broker", "--result-backend", "--workdir", "--config"),
-        *(
-            "-P",
-            "--pool",
-            "-c",
-            "--concurrency",
-            "-n",
-            "--hostname",
-            "-Q",
-            "--queues",
-            "-X",
-            "--exclude-queues",
-        ),
-        *("-I", "--include", "-l", "--loglevel", "--logfile", "--prefetch-multiplier"),
-    }
+# Options that take a value and may be written before the sub-command: those of a worker, and everybody's.
+_WORKERS = frozenset(
+    [
+        "-P",
+        "--pool",
+        "-c",
+        "--concurrency",
+        "-n",
+        "--hostname",
+        "-Q",
+        "--queues",
+        "-X",
+        "--exclude-queues",
+        "-I",
+        "--include",
+        "-l",
+        "--loglevel",
+        "--logfile",
+        "--prefetch-multiplier",
+    ]
 )
+_VALUED = _WORKERS | {"-A", "--app", "-b", "--broker", "--result-backend", "--workdir", "--config"}
 
 
 def arrange(argv: Sequence[str]) -> list[str]:

@@ -395,3 +395,13 @@ def test_envelopes_with_hostile_content_survive_a_reclaim(opened: Open, client: 
     again = [d.raw for d in other.claim(["q"], 10)]
     assert again == hostile
     assert envelope(1) not in again
+
+
+def test_an_owners_own_lease_counts_not_the_reclaimers(opened: Open) -> None:
+    patient, hasty = opened("patient", lease=5), opened("hasty", lease=0.2)
+    patient.post(posts(2))
+    tags = [d.tag for d in patient.claim(["q"], 2)]
+    time.sleep(0.5)
+    assert hasty.reclaim() == 0
+    assert patient.recover() == sorted(tags)
+    assert patient.renew(tags) is True

@@ -14,10 +14,11 @@ from greenq.exceptions import ConfigError
 class Keys:
     """Key names under one `global_keyprefix` (wire.md 5.9).
 
-    Added by greenq: `greenq.owners` (zset: owner -> broker time of its last sign of life), `greenq.closed`
-    (zset: owners given up for dead, and claim series closed after a lost reply), `greenq.delayed` (zset:
-    message -> when it is due), `<queue>.dead` and `<queue>.dead.info` (lists, newest first: the messages that
-    were refused, byte for byte, and at the same index a JSON object with reason, tag and time).
+    Added by greenq: `greenq.owners` (zset: owner -> broker time until which its last sign of life holds),
+    `greenq.closed` (zset: owners given up for dead, and claim series closed after a lost reply),
+    `greenq.delayed` (zset: message -> when it is due), `<queue>.dead` and `<queue>.dead.info` (lists, newest
+    first: the messages that were refused, byte for byte, and at the same index a JSON object with reason, tag
+    and time).
     """
 
     prefix: str = ""

@@ -35,7 +35,7 @@ class Reclaimer:
         if time.monotonic() < self._not_before:
             return 0
         keys, run = self._keys, self._wire.run
-        run(BURY, (keys.owners, keys.closed, keys.delayed), (self._lease,))
+        run(BURY, (keys.owners, keys.closed, keys.delayed), ())
         limits = (self._lease, self._timeout)
         held = (keys.unacked, keys.index, keys.owners)
         total = skipped = 0

@@ -38,7 +38,8 @@ end
 """
 
 # KEYS: unacked, index, owners, closed, delayed, then a list per (priority step, queue), steps outermost.
-# ARGV: limit, owner ('' for one without lease), series, first number, '1' to share, queues, a tail a queue.
+# ARGV: limit, owner ('' for one without lease), series, first number, '1' to share, lease, queues, then a
+# tail a queue.
 # Returns queue number, envelopes, queue number, envelopes ...; a message's tag is the series and its number.
 # An item is read, written to the hash and only then cut off, so no error in between can lose it.
 CLAIM = script(
@@ -47,7 +48,7 @@ CLAIM = script(
     + """
 local owner, series, number = ARGV[2], ARGV[3], tonumber(ARGV[4])
 if owner == '' then redis.call('ZADD', KEYS[3], 'XX', now, '')
-else redis.call('ZADD', KEYS[3], now, owner) end
+else redis.call('ZADD', KEYS[3], tonumber(now) + tonumber(ARGV[6]), owner) end
 if redis.call('ZSCORE', KEYS[4], series) then return redis.error_reply('CLOSED this series of claims') end
 release(KEYS[5])
 
@@ -81,7 +82,7 @@ local function take(key, tail, n)
   return raws
 end
 
-local rest, queues, key, out = tonumber(ARGV[1]), tonumber(ARGV[6]), 6, {}
+local rest, queues, key, out = tonumber(ARGV[1]), tonumber(ARGV[7]), 6, {}
 while rest > 0 and key <= #KEYS do
   local lists, open = {}, {}
   for q = 1, queues do
@@ -105,7 +106,7 @@ while rest > 0 and key <= #KEYS do
   for _, list in ipairs(lists) do
     if list.n > 0 then
       out[#out + 1] = list.queue
-      out[#out + 1] = take(list.key, ARGV[6 + list.queue], list.n)
+      out[#out + 1] = take(list.key, ARGV[7 + list.queue], list.n)
     end
   end
 end
@@ -171,14 +172,14 @@ return out
 """
 )
 
-# KEYS: index, owners, closed. ARGV: owner, then tags. Returns 1 where the owner had been given up for dead.
+# KEYS: index, owners, closed. ARGV: owner, lease, then tags. Returns 1 where the owner had been given up for dead.
 RENEW = script(
     _NOW
     + """
 local buried = redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[2], now, ARGV[1])
+redis.call('ZADD', KEYS[2], tonumber(now) + tonumber(ARGV[2]), ARGV[1])
 local index = {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   index[#index + 1] = now
   index[#index + 1] = ARGV[i]
 end
@@ -187,14 +188,13 @@ return buried
 """
 )
 
-# KEYS: owners, closed, delayed. ARGV: lease. Gives owners up for dead, and forgets those of yesterday.
+# KEYS: owners, closed, delayed. Gives owners up for dead, and forgets those of yesterday.
 BURY = script(
     _NOW
     + _RELEASE
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', tonumber(now) - 86400)
-local before = tonumber(now) - tonumber(ARGV[1])
-local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMIT', 0, 100)
+local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
 for _, owner in ipairs(silent) do
   redis.call('ZREM', KEYS[1], owner)
   redis.call('ZADD', KEYS[2], now, owner)
@@ -205,7 +205,8 @@ return #silent
 )
 
 # Whether an entry may be taken from its holder. A tag of ours is "<owner>/<series>-<number>"; no tag of
-# kombu's has a slash. `score` is when its holder last said that it has it.
+# kombu's has a slash. `score` is when its holder last said that it has it. Whether an owner lives is told by
+# its own lease, which stands in the registry; the reclaimer's counts only where the registry was lost.
 _ORPHAN = """
 local function orphan(tag, score, owners, lease, timeout)
   local silence = tonumber(now) - tonumber(score)

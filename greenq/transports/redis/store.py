@@ -83,7 +83,7 @@ class RedisStore:
         self._asked = _Asked(self._series, first, count)
         self._number += count
         args: list[Arg] = [count, self.owner if self._leased else "", self._series, first]
-        args += ["1" if self._order == "round_robin" else "0", len(turned), *map(tail, turned)]
+        args += ["1" if self._order == "round_robin" else "0", self.lease, len(turned), *map(tail, turned)]
         named = [keys.unacked, keys.index, keys.owners, keys.closed, keys.delayed, *keys.bands(turned)]
         with self._watched():
             reply = self._wire.run(CLAIM, named, args)
@@ -160,7 +160,7 @@ class RedisStore:
         buried = 0
         with self._watched():
             for part in _parts(tags, CHUNK) or [()]:
-                buried += self._wire.run(RENEW, keys, [self.owner, *part])
+                buried += self._wire.run(RENEW, keys, [self.owner, self.lease, *part])
         return not buried
 
     def reclaim(self) -> int:
