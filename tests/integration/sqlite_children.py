@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 
@@ -126,7 +127,7 @@ def green(url: str, library: str) -> None:
     sleep(0.3)
     threading.Thread(target=store.interrupt).start()
     sleep(0.3)
-    gaps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(ticks)]
     say({"seen": seen, "ticks": len(ticks), "longest": max(gaps), "dead": waiter.dead})
     os._exit(0)
 
@@ -162,21 +163,22 @@ def green_results(url: str, library: str) -> None:
         sleep(0.1)
         results.store([Record(name, "SUCCESS", name.encode())])
     sleep(0.1)
-    gaps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(ticks)]
     say({"got": got, "longest": max(gaps)})
     os._exit(0)
 
 
 def answer_results(url: str) -> None:
-    """Store a result for every task id read from standard input; say when it was committed."""
+    """Store a result for every task id read from standard input; say when that began."""
     from greenq.model import Record
     from greenq.results.sqlite import SqliteResults
 
     results = SqliteResults(url)
     say("ready")
     for line in sys.stdin:
+        begun = time.monotonic()
         results.store([Record(line.strip(), "SUCCESS", b"x")])
-        say(time.monotonic())
+        say(begun)
 
 
 def subscribe(url: str, name: str) -> None:

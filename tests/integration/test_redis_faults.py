@@ -405,3 +405,22 @@ def test_an_owners_own_lease_counts_not_the_reclaimers(opened: Open) -> None:
     assert hasty.reclaim() == 0
     assert patient.recover() == sorted(tags)
     assert patient.renew(tags) is True
+
+
+def test_a_holder_that_renews_while_it_is_being_reclaimed_keeps_its_messages(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, other = (opened(name, visibility_timeout=0.3) for name in ("holder", "other"))
+    holder.post(posts(2))
+    tags = [d.tag for d in holder.claim(["q"], 2)]
+    time.sleep(0.4)
+    look = other._reclaimer._items
+
+    def renew_meanwhile(rows: list[bytes]) -> object:
+        assert len(rows) == 6, "both were seen as stale"
+        holder.renew(tags)
+        return look(rows)
+
+    monkeypatch.setattr(other._reclaimer, "_items", renew_meanwhile)
+    assert other.reclaim() == 0
+    assert holder.settle(tags) == 0

@@ -59,7 +59,8 @@ def child(tmp_path: Path, sqlite_url: str) -> Iterator[Child]:
 
 def wait_ready(*processes: Process) -> None:
     for process in processes:
-        wait_for(lambda process=process: "ready" in process.output(), 20.0, lambda process=process: process.output())
+        speaks: Callable[[], bool] = lambda process=process: "ready" in process.output()  # noqa: E731
+        wait_for(speaks, 20.0, process.output)
 
 
 @pytest.fixture
@@ -223,9 +224,7 @@ def test_queues_of_a_closed_connection_go_with_it(connect: Any, store: SqliteSto
     assert [path.name for path in store.database.directory.glob("*.lock")] == []
 
 
-def test_a_queue_that_expires_goes_when_nobody_has_consumed_for_that_long(
-    connect: Any, store: SqliteStore
-) -> None:
+def test_a_queue_that_expires_goes_when_nobody_has_consumed_for_that_long(connect: Any, store: SqliteStore) -> None:
     connection = connect()
     brief = kombu.Queue("brief", expires=0.3, message_ttl=60)
     brief(connection.default_channel).declare()
@@ -292,7 +291,7 @@ def test_a_killed_kombu_consumers_unacknowledged_messages_reach_its_sibling(
 ) -> None:
     store.post([Post("q", kombu_envelope(number)) for number in range(30)])
     holder = child("half_done", 10)
-    wait_for(lambda: "[" in holder.output(), 20.0, lambda: holder.output())
+    wait_for(lambda: "[" in holder.output(), 20.0, holder.output)
     holder.signal(signal.SIGKILL)
     holder.wait()
     killed = time.monotonic()
@@ -418,7 +417,7 @@ def celery_app(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., Proces
             env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTHONWARNINGS": "ignore"}
             process = Process(argv, output=tmp_path / f"{name}.out", env=env, cwd=tmp_path)
             stack.enter_context(ended(process))
-            wait_for(lambda: "ready." in process.output(), 30.0, lambda: process.output())
+            wait_for(lambda: "ready." in process.output(), 30.0, process.output)
             return process
 
         yield start

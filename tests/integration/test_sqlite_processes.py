@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ def said(process: Process) -> list[Any]:
     """What the process has said so far; a line cut off by its death is left out."""
     lines = process.output().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def said_much(process: Process) -> bool:
+    return len(said(process)) > 50
 
 
 def first_word(process: Process) -> Any:
@@ -182,9 +187,7 @@ def test_stores_of_one_process_share_their_owner_and_its_lock(sqlite_url: str) -
     renewer.close()
 
 
-def test_four_producers_and_two_consumers_move_every_message_exactly_once(
-    store: SqliteStore, child: Child
-) -> None:
+def test_four_producers_and_two_consumers_move_every_message_exactly_once(store: SqliteStore, child: Child) -> None:
     consumers = [child("consume", 10) for _ in range(2)]
     producers = [child("publish", 5_000) for _ in range(4)]
     for producer in producers:
@@ -204,7 +207,7 @@ def test_four_producers_and_two_consumers_move_every_message_exactly_once(
 def test_a_publisher_killed_while_publishing_leaves_whole_messages_only(store: SqliteStore, child: Child) -> None:
     for _ in range(5):
         publisher = child("publish_and_say")
-        wait_for(lambda publisher=publisher: len(said(publisher)) > 50, 20.0, "fifty messages")
+        wait_for(partial(said_much, publisher), 20.0, "fifty messages")
         publisher.kill()
         known = said(publisher)
         stored = [number_of(delivery.raw) for delivery in store.claim(["q"], 100_000)]

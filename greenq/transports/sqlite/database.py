@@ -111,7 +111,7 @@ class Database:
         try:
             connection = sqlite3.connect(
                 self._name,
-                timeout=0,  # `execute` waits
+                timeout=location.busy,
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=64,
@@ -124,6 +124,7 @@ class Database:
             connection.execute("PRAGMA wal_autocheckpoint = 2000")
             # After a reader or a long transaction let the log grow, give the disk back at the next checkpoint.
             connection.execute("PRAGMA journal_size_limit = 67108864")
+            connection.execute("PRAGMA busy_timeout = 0")  # from here on `execute` does the waiting
         except BaseException as exc:
             if connection is not None:
                 connection.close()

@@ -144,7 +144,9 @@ class Doorbell:
         try:
             os.utime(self._directory, ns=(now, now))
         except OSError as exc:
-            raise BrokerUnreachable(f"cannot stamp the doorbells' directory {self._directory}: {exc.strerror}") from exc
+            raise BrokerUnreachable(
+                f"cannot stamp the doorbells' directory {self._directory}: {exc.strerror}"
+            ) from exc
 
     def ring(self, queues: Iterable[str], own: str = "") -> None:
         """Wake the listeners of the queues, except the bell `own`. Call it after the commit; never blocks.
