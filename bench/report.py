@@ -80,9 +80,7 @@ def table(rows: list[Row]) -> str:
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]
         times = f"{number(row.ratio)}x" if row.ratio else ""
         other = row.other_name if row.other else ""
-        lines.append(
-            [row.name, row.unit, spread(row.greenq), spread(row.other), other, times, row.goal, verdict]
-        )
+        lines.append([row.name, row.unit, spread(row.greenq), spread(row.other), other, times, row.goal, verdict])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

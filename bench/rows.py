@@ -72,9 +72,7 @@ def _throughput(name: str, ours: list[Run], theirs: list[Run], times: float | No
         each(theirs, "tasks_per_second"),
         ratio_at_least=times,
     )
-    yield Row(
-        f"{name}, worker", "CPU us/task", each(ours, "cpu_us"), each(theirs, "cpu_us"), more_is_better=False
-    )
+    yield Row(f"{name}, worker", "CPU us/task", each(ours, "cpu_us"), each(theirs, "cpu_us"), more_is_better=False)
 
 
 def redis_noop(servers: Servers, plan: Plan) -> Iterator[Row]:
@@ -110,9 +108,7 @@ def redis_noop(servers: Servers, plan: Plan) -> Iterator[Row]:
 def redis_stored(servers: Servers, plan: Plan) -> Iterator[Row]:
     """No-ops on Redis, each result stored."""
     counts = {"greenq": plan.noops, "celery": plan.celery_noops // 2}
-    ours, theirs = _both(
-        plan, lambda library: drain_redis(servers, library, "noop", counts[library], stored=True)
-    )
+    ours, theirs = _both(plan, lambda library: drain_redis(servers, library, "noop", counts[library], stored=True))
     yield from _throughput(f"{plan.noops:,} no-ops, Redis, results stored", ours, theirs, 30)
 
 
@@ -165,9 +161,7 @@ def memory(servers: Servers, plan: Plan) -> Iterator[Row]:
                 # Taken is not started: Celery prefetches. CPU standing still means all of them wait.
                 _until_idle(worker)
                 found[library].append(worker.rss())
-            assert library == "celery" or client.hlen(UNACKED) == 500, (
-                "greenq holds 500 unacknowledged messages"
-            )
+            assert library == "celery" or client.hlen(UNACKED) == 500, "greenq holds 500 unacknowledged messages"
     yield Row(
         "500 tasks waiting at -c 500",
         "RSS MB",
@@ -233,9 +227,7 @@ def roundtrip(servers: Servers, plan: Plan) -> Iterator[Row]:
         with worker_running(servers, library, env=env):
             times: list[float] = run_client(library, "roundtrip", 300, env)
             found[library].append(statistics.median(times))
-    yield Row(
-        "send to result, p50", "ms", found["greenq"], found["celery"], more_is_better=False, ratio_at_least=2
-    )
+    yield Row("send to result, p50", "ms", found["greenq"], found["celery"], more_is_better=False, ratio_at_least=2)
 
 
 def producer(servers: Servers, plan: Plan) -> Iterator[Row]:

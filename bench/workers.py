@@ -26,7 +26,7 @@ class MeasuredProcess(Process):
 
     def rss(self) -> float:
         """Resident memory in MB of 1,000,000 bytes."""
-        return sum(process.memory_info().rss for process in self._tree()) / 1e6
+        return float(sum(process.memory_info().rss for process in self._tree())) / 1e6
 
 
 class Worker(MeasuredProcess):

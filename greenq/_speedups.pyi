@@ -19,7 +19,9 @@ class Malformed(ValueError):
     task: str
     reply_to: str
 
-    def __init__(self, reason: str, detail: str = "", task_id: str = "", task: str = "", reply_to: str = "") -> None: ...
+    def __init__(
+        self, reason: str, detail: str = "", task_id: str = "", task: str = "", reply_to: str = ""
+    ) -> None: ...
 
 @final
 class Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -67,7 +68,7 @@ class TaskContext:
 _EMBED = frozenset({"callbacks", "errbacks", "chain", "chord"})
 _DEFAULTS: dict[str, Any] = {"retries": 0, "headers": {}, "properties": {}, "delivery_info": {}}
 _RENAMED = {"task": "name"}
-_DERIVED = {
+_DERIVED: dict[str, Callable[[Request], Any]] = {
     "delivery_info": lambda r: {
         "exchange": r.exchange,
         "routing_key": r.routing_key,

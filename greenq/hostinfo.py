@@ -7,6 +7,8 @@ import sys
 
 import psutil
 
+import greenq
+
 
 def rusage() -> dict[str, float | int]:
     """The resource usage of this process, as in `inspect stats` (wire.md 3.5)."""
@@ -26,6 +28,4 @@ def memory() -> int:
 
 def software() -> dict[str, str]:
     """Who this is, as events and reports say it (wire.md 7.3)."""
-    from importlib.metadata import version
-
-    return {"sw_ident": "greenq", "sw_ver": version("greenq"), "sw_sys": sys.platform.capitalize()}
+    return {"sw_ident": "greenq", "sw_ver": greenq.__version__, "sw_sys": sys.platform.capitalize()}

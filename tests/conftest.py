@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import hypothesis
 import pytest
 import redis
 
@@ -19,6 +20,10 @@ from tests.support.node import CeleryNode, Node, celery_node
 from tests.support.services import RabbitServer, RedisServer
 
 N = TypeVar("N", bound=Node)
+
+# No test is timed: a busy machine is not a fault of the code.
+hypothesis.settings.register_profile("greenq", deadline=None)
+hypothesis.settings.load_profile("greenq")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

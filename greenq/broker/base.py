@@ -19,6 +19,10 @@ class Consumer(Protocol):
     delays: bool  # True where Settle.DELAY works; else a held request stays here, unsettled
 
     @property
+    def lease(self) -> float:
+        """Seconds this worker may be silent before others take what it holds; renewed four times as often."""
+
+    @property
     def epoch(self) -> int:
         """Counts connections: a delivery of an earlier one has gone back to the broker."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from greenq._speedups import Malformed, decode_envelope
-from greenq.broker.stores import blocks_in_c, open_store
-from greenq.broker.queueinfo import queue_info
+from greenq.broker.links import open_link
+from greenq.broker.stores import blocks_in_c, open_store, store_options
+from greenq.broker.topology import Declarations, declare, describe
+from greenq.config import Settings
 from greenq.model import Rejected, Request, Settlement
 from greenq.runtime.base import Runtime
 from greenq.transports.base import Delivery, Store
@@ -29,8 +31,12 @@ class BatchedConsumer:
     epoch = 0  # a claim outlives the connection it was made on
 
     def __init__(
-        self, url: str, options: Mapping[str, Any], queues: Sequence[str], prefetch: int, runtime: Runtime
+        self, url: str, conf: Settings, queues: Sequence[str], prefetch: int, runtime: Runtime
     ) -> None:
+        self._url = url
+        self._conf = conf
+        self._declarations = Declarations(conf)
+        options = store_options(url, conf)
         self.prefetch = prefetch
         self.owner = uuid.uuid4().hex
         self._names: tuple[str, ...] = tuple(queues)
@@ -40,9 +46,27 @@ class BatchedConsumer:
         self._sink: Store = open_store(url, self.owner, options)
         self._keeper: Store = open_store(url, self.owner, options)
 
+    @property
+    def lease(self) -> float:
+        """See Consumer. A store that is kept by the kernel has none; the setting's rhythm does no harm there."""
+        return float(getattr(self._keeper, "lease", self._conf.broker_lease))
+
     def start(self) -> None:
         """See Consumer. Announces the owner, so that it is known before it holds anything."""
         self._offload(self._source.renew, ())
+        for name in self._names:
+            self._bind(name)
+
+    def _bind(self, name: str) -> None:
+        """Declare a queue that is reached through an exchange, so that producers' messages find it."""
+        queue = self._declarations.queue(name)
+        if str(queue.exchange.type) == "direct" and queue.exchange.name in ("", name, self._conf.task_default_queue):
+            return
+        link = open_link(self._url, self._conf, "greenq binding")
+        try:
+            declare(link, queue)
+        finally:
+            link.close()
 
     def fetch(self, limit: int, timeout: float) -> list[Request | Rejected]:
         """See Consumer. With no room (`limit` 0) only an interrupt is waited for."""
@@ -92,7 +116,7 @@ class BatchedConsumer:
 
     def queues(self) -> list[dict[str, Any]]:
         """See Consumer."""
-        return [queue_info(name) for name in self._names]
+        return [describe(self._declarations.queue(name)) for name in self._names]
 
     def add_queue(self, name: str, **options: Any) -> None:
         """See Consumer."""

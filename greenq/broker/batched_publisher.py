@@ -7,16 +7,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import TypeVar
 
-from greenq.broker.stores import open_store
+from greenq.broker.kombu_publisher import KombuPublisher
+from greenq.broker.stores import open_store, store_options
+from greenq.config import Settings
 from greenq.exceptions import BrokerError, PublishUncertain
 from greenq.model import TaskMessage
 from greenq.transports.base import Post, Store
 from greenq.wire.messages import to_envelope
 
-
 T = TypeVar("T")
+_NEVER: Mapping[str, float] = MappingProxyType({"max_retries": 0})
 
 
 class BatchedPublisher:
@@ -25,11 +28,12 @@ class BatchedPublisher:
     A process forked later opens a store of its own: two processes on one socket would mix their replies.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any], retry: Mapping[str, float] | None) -> None:
-        """`retry` is Celery's policy (wire.md 5.7): max_retries, interval_start, interval_step, interval_max."""
+    def __init__(self, url: str, conf: Settings) -> None:
         self._url = url
-        self._options = options
-        self._retry = retry
+        self._options = store_options(url, conf)
+        # Celery's policy (wire.md 5.7): max_retries, interval_start, interval_step, interval_max.
+        self._retry: Mapping[str, float] = conf.task_publish_retry_policy if conf.task_publish_retry else _NEVER
+        self._routed = KombuPublisher(url, conf)
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._pid = 0
@@ -37,7 +41,13 @@ class BatchedPublisher:
         self._sent = 0
 
     def publish(self, messages: Sequence[TaskMessage]) -> None:
-        """See Publisher."""
+        """See Publisher. What goes through an exchange takes kombu's way: the bindings say which lists it goes to."""
+        routed = [message for message in messages if message.exchange]
+        if routed:
+            self._routed.publish(routed)
+            messages = [message for message in messages if not message.exchange]
+        if not messages:
+            return
         with self._lock:
             posts = [self._post(message) for message in messages]
             try:
@@ -62,6 +72,7 @@ class BatchedPublisher:
             if self._store is not None and self._pid == os.getpid():
                 self._store.close()
             self._store = None
+        self._routed.close()
 
     def _post(self, message: TaskMessage) -> Post:
         self._sent += 1
@@ -70,7 +81,7 @@ class BatchedPublisher:
 
     def _trying(self, call: Callable[[Store], T]) -> T:
         """Call until it went well or the retries are used up; the same message again carries the same id."""
-        policy = self._retry or {"max_retries": 0}
+        policy = self._retry
         tries = 0
         uncertain: PublishUncertain | None = None
         while True:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from greenq.broker.base import Consumer
 from greenq.broker.batched import BatchedConsumer
-from greenq.broker.publisher import store_options
+from greenq.broker.pushed import PushedConsumer
 from greenq.broker.stores import is_batched
 from greenq.config import Settings
 from greenq.runtime.base import Runtime
@@ -17,7 +17,5 @@ def open_consumer(
 ) -> Consumer:
     """Make the consumer for that broker; it connects at `start`."""
     if is_batched(url):
-        return BatchedConsumer(url, store_options(url, conf), queues, prefetch, runtime)
-    from greenq.broker.pushed import PushedConsumer
-
+        return BatchedConsumer(url, conf, queues, prefetch, runtime)
     return PushedConsumer(url, conf, queues, prefetch, runtime)

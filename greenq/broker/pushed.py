@@ -58,6 +58,11 @@ class PushedConsumer:
         self._owner = runtime.lock()  # held by the fiber that reads: a link is not closed under it
 
     @property
+    def lease(self) -> float:
+        """See Consumer. The connection is the lease."""
+        return float(self._conf.broker_lease)
+
+    @property
     def epoch(self) -> int:
         """See Consumer."""
         return self._epoch

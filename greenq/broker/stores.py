@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from greenq.config import Settings
 from greenq.exceptions import ConfigError
 from greenq.transports.base import Store
 
@@ -45,9 +46,10 @@ def blocks_in_c(url: str) -> bool:
     return scheme_of(url) in BLOCK_IN_C
 
 
-def is_leased(url: str) -> bool:
-    """Is a claim kept by renewing it, rather than by a lock of the kernel or a connection?"""
-    return is_batched(url) and not blocks_in_c(url)
+def store_options(url: str, conf: Settings) -> dict[str, Any]:
+    """What a batched store needs from the settings. A lock of the kernel needs no lease."""
+    lease = {} if blocks_in_c(url) else {"lease": conf.broker_lease}
+    return {**lease, **conf.broker_transport_options}
 
 
 def open_store(url: str, owner: str, options: Mapping[str, Any]) -> Store:

@@ -40,10 +40,10 @@ def _run(**given: Any) -> int:
             f"the process is ready for the pool {state.pool} ({state.pool_source}), not {pool}: say it once"
         )
     app = state.load_app()
-    if given["include"]:
+    if include := given.pop("include"):
         from greenq.app.loader import load_tasks
 
-        app.conf.update(include=(*app.conf.include, *given["include"]), source="-I")
+        app.conf.update(include=(*app.conf.include, *include), source="-I")
         load_tasks(app)
     wanted = app.conf.worker_pool
     if wanted and wanted != pool and state.pool_source == "default":
@@ -64,7 +64,7 @@ def _run(**given: Any) -> int:
         options["logfile"] = naming.expand(options["logfile"], node)
     return Worker(
         app,
-        WorkerOptions(pool=pool, hostname=node, quiet=state.quiet, no_color=state.no_color, **options),
+        WorkerOptions(pool=pool, hostname=node, quiet=state.quiet, **options),
     ).run()
 
 

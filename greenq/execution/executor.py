@@ -124,8 +124,8 @@ class Executor:
                     compression=self.compression,
                 )
                 outcome.record = self.record(request, State.SUCCESS, payload)
-        except Exception as error:
-            # A value that no serializer takes is the task's failure, not the worker's.
+        except BaseException as error:
+            # A value that no serializer takes, or whose own hooks raise, is the task's failure, not the worker's.
             return failures.failed(self, task, context, request, error)
         outcome.value = value
         return outcome

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from contextvars import Context
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from greenq.exceptions import (
     NotRegistered,
     Reject,
     Retry,
+    TaskError,
     TaskRevokedError,
     TimeLimitExceeded,
 )
@@ -88,6 +91,13 @@ def undecodable(executor: Executor, request: Request, error: MessageError) -> Ou
     return outcome
 
 
+def defect(executor: Executor, request: Request, error: BaseException) -> Outcome:
+    """Nothing could be made of the run: to the dead queue, since running it again would end the same way."""
+    outcome = Outcome(request, State.FAILURE, Settle.DEAD, reason="worker_error", traceback=_traceback(error))
+    _attach(executor, None, None, outcome, TaskError(shortened(error)), outcome.traceback)
+    return outcome
+
+
 def _end(
     executor: Executor,
     task: Task[..., Any],
@@ -123,7 +133,7 @@ def _autoretry(task: Task[..., Any], context: TaskContext, error: BaseException)
     """The retry the task's options ask for, what exceeding them raises, or None if they do not apply."""
     try:
         return Context().run(_asked, task, context, error)
-    except Exception as exceeded:
+    except BaseException as exceeded:
         return exceeded
 
 
@@ -140,7 +150,7 @@ def _retried(
         outcome.follow_ups = [error.follow_up]
     reason = error.exc if error.exc is not None else error
     _attach(executor, task, context, outcome, reason, _traceback(reason))
-    outcome.result_text = str(error)
+    outcome.result_text = shortened(error, str)
     return outcome
 
 
@@ -166,19 +176,24 @@ def _attach(
         wanted = executor.keeps_any and request.ignore_result is not True
     if not wanted or not request.id:
         return
-    payload = encode_exception(
+    encode = partial(
+        encode_exception,
         request.id,
         state,
-        error,
         traceback=text or None,
         serializer=executor.serializer,
         children=context.children if context is not None else (),
         date_done=datetime.now(timezone.utc) if state in State.READY else None,
         group_id=request.group,
         parent_id=request.parent_id,
-        extended=executor.extended(context, request),
         compression=executor.compression,
     )
+    try:
+        payload = encode(error, extended=executor.extended(context, request))
+    except BaseException:
+        # A hook of the user's (__json__, __reduce__, __repr__) raised what no encoder expects. Whoever waits for
+        # the result gets at least its text.
+        payload = encode(TaskError(outcome.result_text))
     outcome.record = executor.record(request, state, payload)
 
 
@@ -189,15 +204,20 @@ def _traceback(error: BaseException) -> str:
         frames = frames.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-    except Exception as broken:
+    except BaseException as broken:
         text = f"{type(error).__name__}: its traceback cannot be formatted ({type(broken).__name__})\n"
-    return text[-TRACEBACK_CHARACTERS:]
+    return _encodable(text[-TRACEBACK_CHARACTERS:])
 
 
-def shortened(value: object) -> str:
-    """A repr for people, bounded, whatever the object's own repr does."""
+def shortened(value: object, show: Callable[[object], str] = repr) -> str:
+    """A text for people, bounded, whatever the object's own repr does, leaving the process included."""
     try:
-        text = repr(value)
-    except Exception as broken:
-        text = f"<{type(value).__name__}, whose repr raises {type(broken).__name__}>"
+        text = _encodable(show(value))
+    except BaseException as broken:
+        text = f"<{type(value).__name__}, whose {show.__name__} raises {type(broken).__name__}>"
     return text if len(text) <= REPR_CHARACTERS else text[: REPR_CHARACTERS - 3] + "..."
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair in a text would stop the encoder and the log alike."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -8,14 +8,18 @@ from urllib.parse import urlsplit
 
 from greenq.config import Settings
 from greenq.exceptions import ConfigError
+from greenq.model import State
 from greenq.results.base import ResultStore
 from greenq.results.disabled import DisabledResults
+from greenq.wire.results import decode_meta
+from greenq.wire.serializers import Accept
 
+REDIS = "greenq.results.redis:RedisResults"
 STORES = {
-    "redis": "greenq.results.redis:RedisResults",
-    "rediss": "greenq.results.redis:RedisResults",
-    "redis+socket": "greenq.results.redis:RedisResults",
-    "unix": "greenq.results.redis:RedisResults",
+    "redis": REDIS,
+    "rediss": REDIS,
+    "redis+socket": REDIS,
+    "unix": REDIS,
     "sqlite": "greenq.results.sqlite:SqliteResults",
 }
 RPC = "greenq.results.rpc:RpcResults"
@@ -37,7 +41,16 @@ def open_results(url: str | None, conf: Settings) -> ResultStore:
     if scheme not in STORES:
         known = ", ".join(sorted([*STORES, "rpc", "disabled"]))
         raise ConfigError(f"no result store for {scheme}:// (result_backend); there are {known}")
-    return _load(STORES[scheme])(url, options=conf.result_backend_transport_options)
+    options = dict(conf.result_backend_transport_options)
+    if STORES[scheme] == REDIS:
+        options["succeeded"] = _recognition(conf)
+    return _load(STORES[scheme])(url, options=options)
+
+
+def _recognition(conf: Settings) -> Callable[[bytes], bool]:
+    """How a SUCCESS is known that a script in the store cannot recognise: compressed, or not JSON."""
+    accept = Accept.of(conf.result_accept_content or conf.accept_content)
+    return lambda payload: decode_meta(payload, accept).status == State.SUCCESS
 
 
 def _load(reference: str) -> Callable[..., ResultStore]:

@@ -91,13 +91,14 @@ def dumps_json(value: Any) -> bytes:
     Raises:
         EncodeError: the value cannot be written so.
     """
-    text = plain_json(value)
-    if text is None:
-        try:
+    try:
+        text = plain_json(value)
+        if text is None:
             text = kombu_json.dumps(value)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise EncodeError(f"Cannot serialize {type(value).__name__} as json: {exc}") from exc
-    return text.encode()  # type: ignore[no-any-return,unused-ignore]  # kombu is untyped
+        return text.encode()  # type: ignore[no-any-return,unused-ignore]  # kombu is untyped
+    except Exception as exc:
+        # Whatever a __json__ of the user's raises, and half surrogate pairs, which no UTF-8 can hold.
+        raise EncodeError(f"Cannot serialize {type(value).__name__} as json: {_said(exc)}") from exc
 
 
 def loads(data: bytes | str, content_type: str, accept: Accept) -> Any:

@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 
 Gate = Callable[[Request, float], Verdict | None]
 
-NEAR = 60.0  # seconds; a later ETA goes back to the broker where it can hold it
-MOST_HELD = 1_000
+MOST_HELD = 1_000  # waiting for their ETA here; more go back to the broker where it can hold them
 MOST_LIMITED = 100  # of one name; the rest goes back to the broker where it can hold it
 
 
@@ -102,8 +101,7 @@ class Lineup:
         if verdict.kind is VerdictKind.DROP:
             self._outbox.put(self._drop(request, verdict.reason))
             return
-        far = verdict.until - now > NEAR or len(self._ledger.held) >= MOST_HELD
-        if far and self._room.delays:
+        if len(self._ledger.held) >= MOST_HELD and self._room.delays:
             self._give_to_broker(request, verdict.until)
             return
         request.state = "held"

@@ -15,10 +15,8 @@ class WorkerOptions:
     hostname: str = ""
     queues: Sequence[str] = ()
     exclude_queues: Sequence[str] = ()
-    include: Sequence[str] = ()
     loglevel: str = "WARNING"
     logfile: str | None = None
     prefetch_multiplier: int | None = None
     purge: bool = False
     quiet: bool = False
-    no_color: bool = False

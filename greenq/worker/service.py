@@ -63,14 +63,13 @@ class Keeper:
         held: Callable[[], list[Request]],
         tick: Callable[[], None],
         runtime: Runtime,
-        lease: float,
     ) -> None:
         """`held` is a snapshot of what this worker holds; `tick` is called several times a second."""
         self._consumer = consumer
         self._held = held
         self._tick = tick
         self._runtime = runtime
-        self._renew_every = lease / 4
+        self._renew_every = consumer.lease / 4
         self._renewed = 0.0
         self._trouble = Trouble(logger, "leases")
         self._quiet_until = 0.0

@@ -109,5 +109,6 @@ class Stopping:
 
     def _give_back(self, requests: list[Request]) -> None:
         # Each goes to the head of its queue: the one received last goes first, so that the order stays.
-        for request in sorted(requests[::-1], key=lambda r: r.received, reverse=True):
+        requests.sort(key=lambda request: request.received)
+        for request in reversed(requests):
             self._outbox.put((request, Settlement(request.tag, request.queue, Settle.REQUEUE)))

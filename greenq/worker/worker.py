@@ -47,6 +47,7 @@ from greenq.worker.stopping import Stopping
 logger = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 2.0
+LISTENING_SECONDS = 2.0
 
 
 class Worker:
@@ -120,6 +121,7 @@ class Worker:
         self.service = ServiceThread(self.runtime)
         self.signals = Signals()
         self.panel = WorkerPanel(self)
+        self.listener: Listener | None = None
 
     def run(self) -> int:
         """Start everything, serve until stopped, and let go; returns the exit code (wire.md 1.6)."""
@@ -144,12 +146,12 @@ class Worker:
 
     def _fill_service(self) -> None:
         service, conf = self.service, self.app.conf
-        keeper = Keeper(self.consumer, self.ledger.unsettled, self._tick, self.runtime, conf.broker_lease)
+        keeper = Keeper(self.consumer, self.ledger.unsettled, self._tick, self.runtime)
         service.add("keeper", lambda: keeper.serve(service.stopped))
         service.add("limits", lambda: self.limits.serve(self.pool.kill, self.runtime.sleep, service.stopped))
         service.add("signals", lambda: self.signals.serve(self.stopping.signalled, service.stopped))
         if conf.worker_enable_remote_control:
-            listener = Listener(
+            self.listener = listener = Listener(
                 conf, self.app.broker.url, self.hostname, default_registry(), self.panel, self.runtime
             )
             service.add("control", lambda: listener.run(service.stopped))
@@ -160,7 +162,11 @@ class Worker:
         self.stopping.watch()
 
     def _say_ready(self) -> None:
+        """Ready is: consuming, and listening to commands, unless that takes long."""
         self.intake.wait_ready(None)
+        until = time.monotonic() + LISTENING_SECONDS
+        while self.listener is not None and not self.listener.connected and time.monotonic() < until:
+            self.runtime.sleep(0.005)
         logger.info("%s ready.", self.hostname)
 
     def _done(self, request: Request, outcome: Outcome) -> None:
@@ -192,7 +198,7 @@ class Worker:
         broker, conf = self.app.broker, self.app.conf
         return banner(
             hostname=self.hostname,
-            app=str(self.app.main),
+            app=self.app.main or self.app.module,
             broker=broker.shown,
             reason=broker.reason,
             backend=mask_url(self.app.backend) if self.app.backend else "disabled",

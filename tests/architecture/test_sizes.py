@@ -50,8 +50,7 @@ def test_a_class_has_a_bounded_number_of_methods(path: Path) -> None:
     large = {
         node.name: size
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.ClassDef)
-        and (size := sum(map(_is_method, node.body))) > CLASS_METHODS
+        if isinstance(node, ast.ClassDef) and (size := sum(map(_is_method, node.body))) > CLASS_METHODS
     }
     assert not large
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def child(tmp_path: Path, sqlite_url: str) -> Iterator[Child]:
         yield start
 
 
+def is_ready(process: Process) -> bool:
+    return "ready" in process.output()
+
+
 def wait_ready(*processes: Process) -> None:
     for process in processes:
-        speaks: Callable[[], bool] = lambda process=process: "ready" in process.output()  # noqa: E731
-        wait_for(speaks, 20.0, process.output)
+        wait_for(partial(is_ready, process), 20.0, process.output)
 
 
 @pytest.fixture

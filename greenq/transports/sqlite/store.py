@@ -17,6 +17,7 @@ from greenq.transports.sqlite.database import Database
 from greenq.transports.sqlite.doorbell import Bell, Doorbell
 from greenq.transports.sqlite.location import Location, parse_url
 from greenq.transports.sqlite.ownership import OWNERS, lock_file, owner_stem
+from greenq.transports.sqlite.pace import Pace
 from greenq.transports.sqlite.recovery import give_back, reclaim
 from greenq.transports.sqlite.settling import acknowledge, settle
 from greenq.transports.sqlite.topology import INSERT, Topology, drop_abandoned
@@ -24,10 +25,6 @@ from greenq.transports.sqlite.topology import INSERT, Topology, drop_abandoned
 logger = logging.getLogger(__name__)
 
 _POLL = 0.1  # seconds between looks at `data_version`, the net under the doorbell
-_GATHER = 0.003  # seconds to wait for more, after more than
-_STORM = 3  # waits in a row that were over within
-_SOON = 0.0003  # seconds
-
 _OWNS = "SELECT 1 FROM message WHERE owner = ?1 UNION ALL SELECT 1 FROM queue WHERE owner = ?1 LIMIT 1"
 
 
@@ -62,7 +59,7 @@ class SqliteStore:
         self._listening: tuple[str, ...] = ()
         self._version: int | None = None  # `data_version` at the first claim since the last `wait`
         self._next_due: float | None = None
-        self._storm = 0  # how many `wait`s in a row ended soon
+        self._pace = Pace()
         self._claim = time.time_ns()  # other stores of this owner count from another start
 
     # -- claiming -----------------------------------------------------------------------------------------
@@ -92,7 +89,9 @@ class SqliteStore:
             if limit <= 0:
                 return []
             self._claim += 1
-            return take(run, self.owner, self._claim, queues, limit, rotation=self._claim)
+            deliveries = take(run, self.owner, self._claim, queues, limit, rotation=self._claim)
+        self._pace.claimed(len(deliveries))
+        return deliveries
 
     # -- waiting ------------------------------------------------------------------------------------------
 
@@ -130,19 +129,10 @@ class SqliteStore:
                 step = min(step, max(self._next_due - time.time(), 0.0))
             rung = self._bell.wait(step)
         else:
-            self._gather(time.monotonic() - begun)
+            self._pace.woken(time.monotonic() - begun)
             rung = True
         self._version = None
         return rung
-
-    def _gather(self, waited: float) -> None:
-        """Where messages come faster than they are claimed, let some come together.
-
-        Else publisher and consumer wake and lock out each other for every single message: half the throughput.
-        """
-        self._storm = self._storm + 1 if waited < _SOON else 0
-        if self._storm > _STORM:
-            time.sleep(_GATHER)
 
     def _news(self) -> bool:
         if self._next_due is not None and self._next_due <= time.time():

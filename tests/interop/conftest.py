@@ -1,0 +1,54 @@
+"""A fleet on each broker, shared by the tests of one module: they tell their tasks apart by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.interop.fleet import Fleet
+from tests.support.services import RabbitServer, RedisServer
+
+MakeFleet = Callable[..., Fleet]
+
+
+@pytest.fixture(scope="module")
+def interop_redis() -> Iterator[RedisServer]:
+    """A Redis that stays as it is from test to test of a module; `redis_url` would empty it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def make_fleet(
+    request: pytest.FixtureRequest,
+    rabbitmq_server: RabbitServer,
+    interop_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[MakeFleet]:
+    """`make_fleet("redis", **settings)`: a fleet with a database or virtual host of its own."""
+    with ExitStack() as stack:
+        made: list[Fleet] = []
+
+        def make(kind: str, **settings: Any) -> Fleet:
+            number = len(made)
+            directory = tmp_path_factory.mktemp(f"{kind}{number}")
+            if kind == "redis":
+                url = backend = f"redis://127.0.0.1:{interop_redis.port}/{number}"
+            else:
+                name = f"{request.module.__name__.rsplit('.', 1)[-1]}{number}"
+                url, backend = rabbitmq_server.add_vhost(name), "rpc://"
+                stack.callback(rabbitmq_server.delete_vhost, name)
+            made.append(stack.enter_context(Fleet(url, backend, directory, **settings)))
+            return made[-1]
+
+        yield make
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    """Each broker in turn."""
+    kind: str = request.param
+    return kind
