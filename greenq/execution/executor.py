@@ -43,6 +43,13 @@ class Executor:
 
     def run(self, request: Request) -> Outcome:
         """Run to the one outcome; never raises for anything user code does."""
+        try:
+            return self._run(request)
+        except BaseException as error:
+            # Given back, the message would come and fail again without end.
+            return failures.defect(self, request, error)
+
+    def _run(self, request: Request) -> Outcome:
         began = time.perf_counter()
         request.started = time.time()
         try:
@@ -67,8 +74,9 @@ class Executor:
             outcome = failures.outcome_of(self, task, context, request, error)
         else:
             outcome = self._succeeded(task, context, request, value)
-        for timer in timers:
-            timer.cancel()
+        finally:
+            for timer in timers:
+                timer.cancel()
         outcome.runtime = time.perf_counter() - began
         return outcome
 

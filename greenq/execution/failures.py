@@ -199,10 +199,10 @@ def _attach(
 
 def _traceback(error: BaseException) -> str:
     """The traceback from user code on; greenq's own frames in front of it tell nobody anything."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(PACKAGE):
-        frames = frames.tb_next
     try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(PACKAGE):
+            frames = frames.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     except BaseException as broken:
         text = f"{type(error).__name__}: its traceback cannot be formatted ({type(broken).__name__})\n"
@@ -212,10 +212,10 @@ def _traceback(error: BaseException) -> str:
 def shortened(value: object, show: Callable[[object], str] = repr) -> str:
     """A text for people, bounded, whatever the object's own repr does, leaving the process included."""
     try:
-        text = _encodable(show(value))
+        text = show(value)
     except BaseException as broken:
         text = f"<{type(value).__name__}, whose {show.__name__} raises {type(broken).__name__}>"
-    return text if len(text) <= REPR_CHARACTERS else text[: REPR_CHARACTERS - 3] + "..."
+    return _encodable(text if len(text) <= REPR_CHARACTERS else text[: REPR_CHARACTERS - 3] + "...")
 
 
 def _encodable(text: str) -> str:

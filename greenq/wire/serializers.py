@@ -91,14 +91,17 @@ def dumps_json(value: Any) -> bytes:
     Raises:
         EncodeError: the value cannot be written so.
     """
-    try:
-        text = plain_json(value)
-        if text is None:
+    text = plain_json(value)
+    if text is None:
+        try:
             text = kombu_json.dumps(value)
-        return text.encode()  # type: ignore[no-any-return,unused-ignore]  # kombu is untyped
-    except Exception as exc:
-        # Whatever a __json__ of the user's raises, and half surrogate pairs, which no UTF-8 can hold.
-        raise EncodeError(f"Cannot serialize {type(value).__name__} as json: {_said(exc)}") from exc
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise EncodeError(f"Cannot serialize {type(value).__name__} as json: {exc}") from exc
+        except Exception as exc:
+            # A __json__ of the user's: whatever it raises, the value cannot be written.
+            kind = type(exc).__name__
+            raise EncodeError(f"Cannot serialize {type(value).__name__} as json: its __json__ raised {kind}") from exc
+    return text.encode()  # type: ignore[no-any-return,unused-ignore]  # kombu is untyped
 
 
 def loads(data: bytes | str, content_type: str, accept: Accept) -> Any:

@@ -54,43 +54,51 @@ class Worker:
     """A running worker. Build it and call `run` in the main thread; it returns the exit code."""
 
     def __init__(self, app: GreenQ, options: WorkerOptions) -> None:
-        self.app = app
+        self.app = app.finalize()
         self.options = options
-        app.finalize()
-        conf = app.conf
         self.hostname = options.hostname or naming.node_name(None)
         self.queues = _queues(app, options)
-        pools = table.load(options.pool)
-        self.size = options.concurrency or conf.worker_concurrency or table.DEFAULT_SIZE[options.pool]
+        self.started = time.time()
+        configure(options.loglevel, options.logfile)
+        self._make_pool()
+        self._make_broker_side()
+        self._make_user_side()
+        self._make_path()
+        self._make_service_side()
+
+    def _make_pool(self) -> None:
+        name = self.options.pool
+        pools = table.load(name)
+        self.size = self.options.concurrency or self.app.conf.worker_concurrency or table.DEFAULT_SIZE[name]
         self.runtime: Runtime = pools.make_runtime()
         self.runtime.attach()
         self.pool: Pool = pools.make_pool(self.size, self.runtime)
-        self.started = time.time()
-
-        self.accept = Accept.of(conf.accept_content)
-        self.ledger = Ledger()
-        self.revoked = _revoked_set()
-        self.limits = Limits()
         self.timers = Timers(self.runtime)
+
+    def _make_broker_side(self) -> None:
+        app = self.app
         self.results = app.results
         self.publisher = app.producer.publisher()
-        multiplier = options.prefetch_multiplier or conf.worker_prefetch_multiplier
-        self.consumer = open_consumer(
-            app.broker.url, conf, self.queues, self.size * max(1, multiplier), self.runtime
-        )
-        offload = self.results.name == "sqlite"
-        self.outbox = Outbox(self.consumer, self.publisher, self.results, self.runtime, offload=offload)
+        multiplier = self.options.prefetch_multiplier or app.conf.worker_prefetch_multiplier
+        prefetch = self.size * max(1, multiplier)
+        self.consumer = open_consumer(app.broker.url, app.conf, self.queues, prefetch, self.runtime)
+        in_c = self.results.name == "sqlite"
+        self.outbox = Outbox(self.consumer, self.publisher, self.results, self.runtime, offload=in_c)
+
+    def _make_user_side(self) -> None:
+        self.accept = Accept.of(self.app.conf.accept_content)
+        self.limits = Limits()
+        keeps = self.results.name != "disabled"
         self.executor = Executor(
-            app,
-            self.hostname,
-            self.accept,
-            self.limits,
-            keep_results=self.results.name != "disabled",
-            store=self.outbox.put,
+            self.app, self.hostname, self.accept, self.limits, keep_results=keeps, store=self.outbox.put
         )
+        self.accounts = Accounts(self.executor, self.outbox, self.app.tasks)
+
+    def _make_path(self) -> None:
+        """The way of a message: intake, gates, line-up, pool, and back by way of the outbox."""
+        self.ledger = Ledger()
+        self.revoked = _revoked_set()
         self.rate = RateGate()
-        configure(options.loglevel, options.logfile)
-        self.accounts = Accounts(self.executor, self.outbox, app.tasks)
         self.lineup = Lineup(
             self.pool,
             (RevokedGate(self.revoked), expiry_gate, eta_gate),
@@ -114,9 +122,9 @@ class Worker:
             self.accounts.rejected,
             self.accounts.known,
         )
-        self.stopping = Stopping(
-            self.intake, self.lineup, self.ledger, self.outbox, self.pool, self.runtime
-        )
+
+    def _make_service_side(self) -> None:
+        self.stopping = Stopping(self.intake, self.lineup, self.ledger, self.outbox, self.pool, self.runtime)
         self.stall = StallWatch(self.runtime, self.blocking_task)
         self.service = ServiceThread(self.runtime)
         self.signals = Signals()
