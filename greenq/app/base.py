@@ -269,6 +269,9 @@ class GreenQ:
     def close(self) -> None:
         """Let go of all connections; the next use opens them again. Closing twice is legal."""
         self.producer.close()
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
 
     def __enter__(self) -> Self:
         return self

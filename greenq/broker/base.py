@@ -15,16 +15,10 @@ class Consumer(Protocol):
     Every method raises `BrokerUnreachable` or `BrokerPaused` and nothing of a client library.
     """
 
+    lease: float  # seconds this worker may be silent before others take what it holds
+    epoch: int  # counts connections: a delivery of an earlier one has gone back to the broker
     prefetch: int  # how many deliveries may be unsettled here
     delays: bool  # True where Settle.DELAY works; else a held request stays here, unsettled
-
-    @property
-    def lease(self) -> float:
-        """Seconds this worker may be silent before others take what it holds; renewed four times as often."""
-
-    @property
-    def epoch(self) -> int:
-        """Counts connections: a delivery of an earlier one has gone back to the broker."""
 
     def start(self) -> None:
         """Connect, declare, and be ready to fetch. Called again after a loss."""

@@ -45,11 +45,8 @@ class BatchedConsumer:
         self._source: Store = open_store(url, self.owner, options)
         self._sink: Store = open_store(url, self.owner, options)
         self._keeper: Store = open_store(url, self.owner, options)
-
-    @property
-    def lease(self) -> float:
-        """See Consumer. A store that is kept by the kernel has none; the setting's rhythm does no harm there."""
-        return float(getattr(self._keeper, "lease", self._conf.broker_lease))
+        # A store that is kept by the kernel has no lease; the setting's rhythm does no harm there.
+        self.lease = float(getattr(self._keeper, "lease", conf.broker_lease))
 
     def start(self) -> None:
         """See Consumer. Announces the owner, so that it is known before it holds anything."""

@@ -52,20 +52,11 @@ class PushedConsumer:
         self._prefetch = prefetch
         self._extra = 0
         self._link: Link | None = None
-        self._epoch = 0
+        self.epoch = 0
+        self.lease = float(conf.broker_lease)  # the connection is the lease; only its rhythm is used
         self._unreadable: dict[str | int, Arrival] = {}  # rejected while decoding, until settled
         self._interrupted = False
         self._owner = runtime.lock()  # held by the fiber that reads: a link is not closed under it
-
-    @property
-    def lease(self) -> float:
-        """See Consumer. The connection is the lease."""
-        return float(self._conf.broker_lease)
-
-    @property
-    def epoch(self) -> int:
-        """See Consumer."""
-        return self._epoch
 
     def start(self) -> None:
         """See Consumer. Declares as Celery does; nothing of an earlier connection survives.
@@ -92,7 +83,7 @@ class PushedConsumer:
                 raise
             self._consumed = queues
             self._unreadable.clear()
-            self._epoch += 1
+            self.epoch += 1
             self._link = link
 
     def _drop(self) -> None:
@@ -137,13 +128,13 @@ class PushedConsumer:
                 arrival.body,
                 arrival.queue,
                 arrival.tag,
-                self._epoch,
+                self.epoch,
             )
         except ValueError as exc:
             error = exc if isinstance(exc, Malformed) else Malformed("envelope", str(exc))
         self._unreadable[arrival.tag] = arrival
         body = arrival.body if isinstance(arrival.body, bytes) else arrival.body.encode("utf-8", "replace")
-        return Rejected(arrival.tag, self._epoch, arrival.queue, body, error)
+        return Rejected(arrival.tag, self.epoch, arrival.queue, body, error)
 
     def _change_queues(self, link: Link) -> None:
         for name in link.withdrawn():
@@ -186,7 +177,7 @@ class PushedConsumer:
         A message for the dead queue is there, confirmed, before it is acknowledged here. If it cannot be put
         there it goes back to its own queue and counts as without effect.
         """
-        link, epoch = self._link, self._epoch
+        link, epoch = self._link, self.epoch
         if link is None:
             return len(acks) + len(others)
         gone = len(acks)

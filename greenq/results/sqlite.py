@@ -50,6 +50,7 @@ class SqliteResults:
         self._made = 0
         self._owner = ""
         self._pid = os.getpid()
+        self._generation = 0
 
     def store(self, records: Sequence[Record]) -> None:
         if not records:
@@ -110,10 +111,8 @@ class SqliteResults:
 
     def close(self) -> None:
         with self._mutex:
-            if self._owner and self._pid == os.getpid():
+            if self._pid == os.getpid():
                 self._leave()
-            self._owner, self._made = "", 0
-            self._bells.clear()
             self._database.close()
             self._doorbell.close()
 
@@ -136,11 +135,14 @@ class SqliteResults:
     def _borrow(self) -> Bell | None:
         """A bell that is rung for every stored result; None if too many readers wait with one already."""
         with self._exclusive() as database:
+            database.connect()
+            if self._generation != database.generation:  # perhaps to a new file, in which nobody knows our bells
+                self._leave()
+                self._generation = database.generation
             if self._bells:
                 return self._bells.pop()
             if self._made >= _BELLS:
                 return None
-            database.connect()
             if not self._owner:
                 owner = f"results-{os.getpid()}-{uuid4().hex[:12]}"
                 OWNERS.acquire(lock_file(database.directory, owner), id(self))
@@ -160,15 +162,20 @@ class SqliteResults:
                 bell.close()
 
     def _leave(self) -> None:
-        for bell in self._bells:
+        """Have no bells and no owner any more; the next reader that waits makes them again."""
+        bells, owner = self._bells, self._owner
+        self._bells, self._made, self._owner = [], 0, ""
+        for bell in bells:
             bell.close()
+        if not owner:
+            return
         try:
             with self._database.writing as run:
-                run.execute("DELETE FROM listener WHERE owner = ?", (self._owner,))
+                run.execute("DELETE FROM listener WHERE owner = ?", (owner,))
         except BrokerError as exc:
             raise ResultError(str(exc)) from exc
         finally:
-            OWNERS.release(lock_file(self._database.directory, self._owner), id(self), keep=False)
+            OWNERS.release(lock_file(self._database.directory, owner), id(self), keep=False)
 
 
 def _key(task_id: str) -> str:

@@ -64,7 +64,7 @@ class Meddling(Exception):
         super().__init__(LeavingValue())
 
     def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__") and name not in {"__class__", "__dict__"}:
+        if name.startswith("__"):
             return super().__getattribute__(name)
         raise SystemExit(name)
 
@@ -150,8 +150,8 @@ def returns_deep() -> object:
     return value
 
 
-def returns_surrogates() -> object:
-    return {"\ud800": b"\xff".decode("utf-8", "surrogateescape")}
+def surrogates() -> object:
+    raise ValueError("\ud800", b"\xff".decode("utf-8", "surrogateescape"))
 
 
 def own_greenlet_killed() -> None:
@@ -193,7 +193,7 @@ RAISING: dict[str, Callable[[], object]] = {
         returns_a_lock,
         returns_itself,
         returns_deep,
-        returns_surrogates,
+        surrogates,
     )
 }
 GREEN: dict[str, Callable[[], object]] = {
@@ -204,6 +204,16 @@ GREEN: dict[str, Callable[[], object]] = {
 @app.task
 def misbehave(how: str) -> object:
     return (RAISING | GREEN)[how]()
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0)
+def retries_unprintable(self) -> None:  # type: ignore[no-untyped-def]
+    raise self.retry(exc=Unprintable())
+
+
+@app.task(autoretry_for=(Leaving,), max_retries=1, retry_backoff=False, default_retry_delay=0)
+def autoretries_leaving() -> None:
+    raise Leaving
 
 
 @app.task

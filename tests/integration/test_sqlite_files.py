@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -226,8 +227,9 @@ def test_a_long_write_of_another_process_is_waited_for_and_then_a_pause(tmp_path
     store.close()
 
 
+@pytest.mark.parametrize("everything", [False, True])
 def test_a_file_removed_while_in_use_is_made_again_and_work_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, everything: bool
 ) -> None:
     path = tmp_path / "broker.db"
     consumer, publisher = open_store(f"sqlite:///{path}", "a"), open_store(f"sqlite:///{path}", "b")
@@ -235,11 +237,18 @@ def test_a_file_removed_while_in_use_is_made_again_and_work_goes_on(
     for file in tmp_path.glob("broker.db*"):
         if file.is_file():
             file.unlink()
+        elif everything:
+            shutil.rmtree(file)
     time.sleep(0.15)  # the look whether it is still there is made ten times a second
     publisher.post([Post("q", envelope(1))])
     assert "was removed or replaced" in caplog.text
     assert [number_of(delivery.raw) for delivery in consumer.claim(["q"], 1)] == [1]
     assert path.exists()
+    assert publisher.reclaim() == 0
+    assert consumer._bell is not None
+    consumer._bell.wait(0)
+    publisher.post([Post("q", envelope(2))])
+    assert consumer._bell.wait(1.0)
     consumer.settle(consumer.recover())
     consumer.close()
     publisher.close()

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from tests.interop.fleet import Fleet
 from tests.support.services import RabbitServer, RedisServer
@@ -15,20 +16,16 @@ MakeFleet = Callable[..., Fleet]
 
 
 @pytest.fixture(scope="module")
-def interop_redis() -> Iterator[RedisServer]:
-    """A Redis that stays as it is from test to test of a module; `redis_url` would empty it."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def make_fleet(
     request: pytest.FixtureRequest,
     rabbitmq_server: RabbitServer,
-    interop_redis: RedisServer,
+    redis_server: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[MakeFleet]:
-    """`make_fleet("redis", **settings)`: a fleet with a database or virtual host of its own."""
+    """`make_fleet("redis", **settings)`: a fleet with a database or virtual host of its own.
+
+    The server is the session's: handles of Celery's unsubscribe when they are collected, which may be later.
+    """
     with ExitStack() as stack:
         made: list[Fleet] = []
 
@@ -36,7 +33,9 @@ def make_fleet(
             number = len(made)
             directory = tmp_path_factory.mktemp(f"{kind}{number}")
             if kind == "redis":
-                url = backend = f"redis://127.0.0.1:{interop_redis.port}/{number}"
+                url = backend = f"redis://127.0.0.1:{redis_server.port}/{1 + number % 15}"
+                with Redis.from_url(url) as client:
+                    client.flushdb()
             else:
                 name = f"{request.module.__name__.rsplit('.', 1)[-1]}{number}"
                 url, backend = rabbitmq_server.add_vhost(name), "rpc://"

@@ -282,12 +282,11 @@ class Channel(virtual.Channel):
 
     def close(self) -> None:
         """Give back at once what was claimed and not settled."""
-        transport = self.connection
-        if not self.closed and transport is not None:
-            transport.flush()
-            for consumer in list(self._consumers):
-                self.basic_cancel(consumer)
-        super().close()
+        try:
+            if not self.closed and self.connection is not None:
+                self.connection.flush()
+        finally:
+            super().close()
 
 
 def _seconds(arguments: dict[str, Any] | None, key: str) -> float | None:

@@ -66,6 +66,7 @@ class Database:
         self.directory = location.path.with_name(location.path.name + ".d")
         self.reading = _Reading(self)
         self.writing = _Writing(self)
+        self.generation = 0  # of the connection; a new one may be to a new file
         self._name = str(location.path)
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
@@ -91,6 +92,7 @@ class Database:
             self._connection = None
         prepare_files(self.path)
         self._connection = connection = self._open()
+        self.generation += 1
         self._pid = os.getpid()
         self._inode = os.stat(self._name).st_ino
         return connection
@@ -147,12 +149,23 @@ class Database:
             native_pause(0.005)
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Execute outside a transaction, waiting for other processes' locks up to the busy timeout.
+        """Execute outside a transaction, waiting for other processes' locks up to the busy timeout."""
+        return self._in_turn(self.connect(), statement, parameters)
 
-        Other writers hold the lock for some 50 us. SQLite's own busy handler sleeps a millisecond at the least,
-        which halved the throughput of a publisher beside a consumer.
-        """
+    def begin(self) -> sqlite3.Connection:
+        """Begin a writing transaction, after those of other processes."""
         connection = self.connect()
+        if connection.in_transaction:  # an interrupt struck between BEGIN and the block
+            connection.execute("ROLLBACK")
+        # IMMEDIATE: a transaction that turns into a writer half-way fails without waiting for its turn.
+        self._in_turn(connection, "BEGIN IMMEDIATE")
+        return connection
+
+    def _in_turn(
+        self, connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()
+    ) -> sqlite3.Cursor:
+        # Other writers hold the lock for some 50 us. SQLite's own busy handler sleeps a millisecond at the
+        # least, which halved the throughput of a publisher beside a consumer.
         pause, deadline = _FIRST_PAUSE, 0.0
         while True:
             try:
@@ -215,12 +228,8 @@ class _Writing:
         self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> sqlite3.Connection:
-        connection = self._connection = self._database.connect()
         try:
-            if connection.in_transaction:  # an interrupt struck between BEGIN and the block
-                connection.execute("ROLLBACK")
-            # IMMEDIATE: a transaction that turns into a writer half-way fails without waiting for its turn.
-            self._database.execute("BEGIN IMMEDIATE")
+            connection = self._connection = self._database.begin()
         except sqlite3.Error as exc:
             raise self._database.failed(exc) from exc
         return connection

@@ -125,7 +125,7 @@ class Doorbell:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._directory = str(database.directory)
-        self._pid = 0
+        self._place = (0, 0)
         self._stamp = -1
         self._bells: dict[str, list[str]] = {}
         self._sender: RawSocket | None = None
@@ -133,9 +133,11 @@ class Doorbell:
 
     @property
     def addresses(self) -> Addresses:
-        if self._addresses is None or self._pid != os.getpid():
-            self._addresses = Addresses(self._database.directory)
-            self._pid = os.getpid()
+        place = (os.getpid(), self._database.generation)  # a new file may have come with a new directory
+        if self._addresses is None or self._place != place:
+            if self._addresses is not None:
+                self._addresses.close()
+            self._addresses, self._place = Addresses(self._database.directory), place
         return self._addresses
 
     def changed(self) -> None:

@@ -53,10 +53,12 @@ class SqliteStore:
         self.database = Database(location)
         self.doorbell = Doorbell(self.database)
         self.topology = Topology(self.database, self.doorbell)
+        self._name = uuid4().hex[:12]  # tells the bells of an owner's stores apart
         self._pid = os.getpid()
         self._holds = False
         self._bell: Bell | None = None
         self._listening: tuple[str, ...] = ()
+        self._generation = 0
         self._version: int | None = None  # `data_version` at the first claim since the last `wait`
         self._next_due: float | None = None
         self._pace = Pace()
@@ -99,11 +101,14 @@ class SqliteStore:
         """Be woken for these queues from now on, and no others. Called by `claim` and `wait`."""
         if self._pid != os.getpid():
             self._become_another()
+        self.database.connect()
+        if self._generation != self.database.generation:
+            self._meet_database()
         if self._bell is not None and self._listening == tuple(queues):
             return
         self.own()
         if self._bell is None:
-            self._bell = Bell(self.doorbell.addresses, f"{owner_stem(self.owner)}.{uuid4().hex[:12]}.bell")
+            self._bell = Bell(self.doorbell.addresses, f"{owner_stem(self.owner)}.{self._name}.bell")
         bell, wanted = self._bell.name, tuple(queues)
         gone = sorted(set(self._listening) - set(wanted))
         with self.database.writing as run:
@@ -113,6 +118,13 @@ class SqliteStore:
             drop_abandoned(run, gone)
         self._listening = wanted
         self.doorbell.changed()
+
+    def _meet_database(self) -> None:
+        """After connecting: somebody may have removed the file, and our lock's too; be known in the new one."""
+        self._generation = self.database.generation
+        self._version = None
+        self.renew(())
+        self._drop_bell()
 
     def wait(self, queues: Sequence[str], timeout: float) -> bool:
         self.listen(queues)

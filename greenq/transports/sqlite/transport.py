@@ -67,8 +67,8 @@ class Transport(virtual.Transport):
         super().__init__(client, **kwargs)
         # Other keys of kombu's transport options are its own (retry policies, polling).
         options = {key: client.transport_options[key] for key in _OPTIONS if key in client.transport_options}
-        name = f"kombu-{os.getpid()}-{uuid4().hex[:12]}"
-        self.store = SqliteStore(parse_url(client.hostname, options), name)
+        self._name = uuid4().hex
+        self.store = SqliteStore(parse_url(client.hostname, options), f"kombu-{os.getpid()}-{self._name[:12]}")
         self.exclusive = _Exclusive(self.store)
         self.kinds: dict[str, str] = {}  # exchange: type
         self._acks: list[str] = []
@@ -85,7 +85,7 @@ class Transport(virtual.Transport):
 
     def next_tag(self) -> str:
         """A delivery tag no other message has: a uuid4 for each, as kombu makes, costs more than this."""
-        return f"{self.store.owner}-{next(self._tags)}"
+        return f"{self._name}-{os.getpid()}-{next(self._tags)}"
 
     def establish_connection(self) -> Transport:
         with self.exclusive as store:
@@ -94,10 +94,13 @@ class Transport(virtual.Transport):
         return self
 
     def close_connection(self, connection: Any) -> None:
-        super().close_connection(connection)
-        with self.exclusive as store:
-            store.topology.delete_owned(store.owner)
-            store.close()
+        try:
+            super().close_connection(connection)
+            with self.exclusive as store:
+                store.topology.delete_owned(store.owner)
+        finally:
+            with self.exclusive as store:
+                store.close()
 
     # -- settling -----------------------------------------------------------------------------------------
 
