@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextvars import Context
 from datetime import datetime, timezone
@@ -40,6 +41,7 @@ class Executor:
         self._store = store
         self._soft = app.conf.task_soft_time_limit
         self._hard = app.conf.task_time_limit
+        self._pid = os.getpid()
 
     def run(self, request: Request) -> Outcome:
         """Run to the one outcome; never raises for anything user code does."""
@@ -67,7 +69,11 @@ class Executor:
             request.state = "running"
             value = Context().run(_call, task, context)
             request.state = "finishing"
+            if os.getpid() != self._pid:
+                _leave_child(0)
         except BaseException as error:
+            if os.getpid() != self._pid:
+                _leave_child(error.code if isinstance(error, SystemExit) else 1)
             # Whatever a task raises, SystemExit and KeyboardInterrupt included, ends the task and not the
             # worker; a worker that died of a task would take its neighbours along.
             request.state = "finishing"
@@ -109,8 +115,6 @@ class Executor:
         return self._limits.watch(request, soft, hard) if soft or hard else ()
 
     def _note_start(self, request: Request) -> None:
-        import os
-
         payload = encode_state(request.id, State.STARTED, {"pid": os.getpid(), "hostname": self.hostname})
         self._store(self.record(request, State.STARTED, payload))
 
@@ -137,6 +141,11 @@ class Executor:
             return failures.failed(self, task, context, request, error)
         outcome.value = value
         return outcome
+
+
+def _leave_child(code: object) -> None:
+    """User code forked, and its child came back here: it ends, for the task and every connection are its parent's."""
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _call(task: Task[..., Any], context: TaskContext) -> Any:

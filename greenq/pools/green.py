@@ -61,7 +61,12 @@ class GreenPool:
 
     def serve(self) -> None:
         """See Pool. Green tasks run on the hub; the main greenlet only waits."""
-        self._stopped.wait()
+        while not self._stopped.is_set():
+            try:
+                self._stopped.wait()
+            except (SystemExit, KeyboardInterrupt) as error:
+                # gevent brings here what left a greenlet that a task had spawned; it ends no more than a task would.
+                logger.error("%s in a greenlet of a task: the worker goes on.", type(error).__name__)  # noqa: TRY400
 
     def submit(self, request: Request) -> None:
         """See Pool."""
@@ -124,12 +129,24 @@ class GreenPool:
 
     def _add_slot(self) -> None:
         slot = Slot()
-        slot.greenlet = self._runtime.greenlet(self._work, slot)
+        slot.greenlet = self._runtime.greenlet(self._live, slot)
         self._slots[slot.greenlet] = slot
         self._runtime.wake(slot.greenlet)
 
+    def _live(self, slot: Slot) -> None:
+        """A slot is struck between two tasks by what an earlier one left behind, a timeout or a kill: replace it."""
+        try:
+            self._work(slot)
+        except BaseException as stray:
+            self._slots.pop(slot.greenlet, None)
+            if slot in self._idle:
+                self._idle.remove(slot)
+            if self._handed and not self._about_to_look:
+                self._add_slot()
+            logger.warning("A %s left behind by an earlier task struck an idle slot.", type(stray).__name__)
+
     def _work(self, slot: Slot) -> None:
-        """The life of a slot. Woken for nothing (another slot was quicker), it parks again."""
+        """What a slot does. Woken for nothing (another slot was quicker), it parks again."""
         handed = self._handed
         while True:
             if handed:

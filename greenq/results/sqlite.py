@@ -23,8 +23,9 @@ _BELLS = 64  # readers of one process that may wait with a doorbell of their own
 _PURGE = 200  # expired results deleted by one `store`, at the least
 
 _STORE = (
-    "INSERT INTO result (id, state, expires, payload) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE "
-    "SET state = ?2, expires = ?3, payload = ?4 WHERE result.state <> ?5 OR result.expires <= ?6"
+    "INSERT INTO result (id, state, expires, payload) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
+    "SET state = excluded.state, expires = excluded.expires, payload = excluded.payload "
+    "WHERE result.state <> ? OR result.expires <= ?"
 )
 _READ = "SELECT payload FROM result WHERE id = ? AND (expires IS NULL OR expires > ?)"
 _PURGE_SOME = (

@@ -30,12 +30,13 @@ class Runtime(Protocol):
 
     name: str  # "gevent", "eventlet", "threads"
     green: bool  # fibers of one hub switch only when they wait
+    failed: Callable[[str], object]  # told the name of a fiber that ended by an error; any thread
 
     def attach(self) -> None:
         """Make the calling thread the main one: `call_soon` runs on its hub from now on."""
 
     def spawn(self, fn: Callable[..., object], *args: object, name: str) -> Fiber:
-        """Run `fn` beside the caller, on the caller's hub. An exception in it is logged, never lost."""
+        """Run `fn` beside the caller, on the caller's hub. An exception in it is logged, and `failed` told."""
 
     def isolated(self, fn: Callable[[], object], *, name: str) -> Fiber:
         """Run `fn` in a native thread with a hub of its own: it goes on while the main hub computes."""
@@ -57,6 +58,9 @@ class Runtime(Protocol):
 
     def thread(self) -> int:
         """The native identity of the calling thread; patching hides it behind the greenlet's."""
+
+    def alone(self) -> None:
+        """After a fork, in the child: end the fibers, so that none uses the parent's connections."""
 
 
 class GreenRuntime(Runtime, Protocol):

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import gevent
 import gevent.event
 from gevent import monkey
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from greenq.runtime.base import Event
 
@@ -68,6 +69,8 @@ class GeventRuntime:
         # Any thread appends, only the main hub pops; a deque's ends are atomic under the interpreter lock.
         self._soon: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._bell: Any = None
+        self._fibers: WeakSet[gevent.Greenlet] = WeakSet()  # of the main hub
+        self.failed: Callable[[str], object] = _unheard
 
     def attach(self) -> None:
         """See Runtime."""
@@ -86,7 +89,10 @@ class GeventRuntime:
 
     def spawn(self, fn: Callable[..., object], *args: object, name: str) -> GeventFiber:
         """See Runtime."""
-        return GeventFiber(gevent.spawn(_guarded, name, fn, *args))
+        spawned = gevent.spawn(self._guarded, name, fn, *args)
+        if _get_ident() == self._main:
+            self._fibers.add(spawned)
+        return GeventFiber(spawned)
 
     def isolated(self, fn: Callable[[], object], *, name: str) -> NativeFiber:
         """See Runtime."""
@@ -94,13 +100,20 @@ class GeventRuntime:
 
         def body() -> None:
             try:
-                _guarded(name, fn)
+                self._guarded(name, fn)
                 gevent.get_hub().destroy(destroy_loop=True)
             finally:
                 fiber.done = True
 
         _start_new_thread(body, ())
         return fiber
+
+    def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
+        try:
+            fn(*args)
+        except Exception:
+            self.failed(name)
+            logger.exception("%s ended by an error.", name)
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""
@@ -132,6 +145,11 @@ class GeventRuntime:
         ident: int = _get_ident()
         return ident
 
+    def alone(self) -> None:
+        """See Runtime. As soon as the caller waits, its hub would go on reading from the parent's sockets."""
+        for fiber in list(self._fibers):
+            self._hub.loop.run_callback(fiber.throw, GreenletExit)
+
     def greenlet(self, fn: Callable[..., object], *args: object) -> Any:
         """See GreenRuntime."""
         return greenlet(lambda: fn(*args), self._hub)
@@ -153,8 +171,5 @@ class GeventRuntime:
         gevent.sleep(0)
 
 
-def _guarded(name: str, fn: Callable[..., object], *args: object) -> None:
-    try:
-        fn(*args)
-    except Exception:
-        logger.exception("%s ended by an error.", name)
+def _unheard(name: str) -> None:
+    """Nobody asked yet."""

@@ -20,7 +20,7 @@ class ThreadFiber:
     """A daemon thread: a task that never returns may not keep the process."""
 
     def __init__(self, name: str, fn: Callable[..., object], args: tuple[object, ...]) -> None:
-        self._thread = threading.Thread(target=_guarded, args=(name, fn, *args), name=name, daemon=True)
+        self._thread = threading.Thread(target=fn, args=args, name=name, daemon=True)
         self._thread.start()
 
     def join(self, timeout: float | None = None) -> None:
@@ -40,6 +40,7 @@ class ThreadsRuntime:
 
     def __init__(self) -> None:
         self._soon: queue.SimpleQueue[tuple[Callable[..., object], tuple[object, ...]]] = queue.SimpleQueue()
+        self.failed: Callable[[str], object] = _unheard
 
     def attach(self) -> None:
         """See Runtime."""
@@ -55,11 +56,18 @@ class ThreadsRuntime:
 
     def spawn(self, fn: Callable[..., object], *args: object, name: str) -> ThreadFiber:
         """See Runtime."""
-        return ThreadFiber(f"greenq-{name}", fn, args)
+        return ThreadFiber(f"greenq-{name}", self._guarded, (name, fn, *args))
 
     def isolated(self, fn: Callable[[], object], *, name: str) -> ThreadFiber:
         """See Runtime."""
-        return ThreadFiber(f"greenq-{name}", fn, ())
+        return ThreadFiber(f"greenq-{name}", self._guarded, (name, fn))
+
+    def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
+        try:
+            fn(*args)
+        except Exception:
+            self.failed(name)
+            logger.exception("%s ended by an error.", name)
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""
@@ -81,13 +89,13 @@ class ThreadsRuntime:
         """See Runtime."""
         return threading.Lock()
 
+    def alone(self) -> None:
+        """See Runtime. Only the thread that forks lives on in the child."""
+
     def thread(self) -> int:
         """See Runtime."""
         return threading.get_ident()
 
 
-def _guarded(name: str, fn: Callable[..., object], *args: object) -> None:
-    try:
-        fn(*args)
-    except Exception:
-        logger.exception("%s ended by an error.", name)
+def _unheard(name: str) -> None:
+    """Nobody asked yet."""

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 INTAKE_SECONDS = 2.0
 OUTBOX_SECONDS = 10.0
+BROKEN = 70  # EX_SOFTWARE
 COLD_SECONDS = 3.0  # for tasks to notice a cold stop
 
 
@@ -71,6 +72,22 @@ class Stopping:
         logger.warning("Stopping now (%s): %d tasks run.", why, len(self._ledger.running))
         self.warm(why)
         self._cut()
+
+    def broken(self, name: str) -> None:
+        """A fiber of the worker ended by a defect: a worker that lives on half deaf helps nobody. Any thread."""
+        if self._finished:
+            return
+        self.exit_code = BROKEN
+        # A thread of its own, because the fiber that sees a stop through may be the broken one.
+        self._runtime.isolated(self._leave_later, name="leaving")
+        self.cold(f"{name} is broken")
+
+    def _leave_later(self) -> None:
+        until = time.monotonic() + COLD_SECONDS
+        while not self._finished and time.monotonic() < until:
+            self._runtime.sleep(0.1)
+        if not self._finished:
+            self._leave()
 
     def watch(self) -> None:
         """Service thread, several times a second: see a cold stop through, whatever the tasks do."""

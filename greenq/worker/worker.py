@@ -137,6 +137,8 @@ class Worker:
         if self.options.purge:
             self._purge()
         self.signals.install()
+        self.runtime.failed = self.stopping.broken
+        os.register_at_fork(after_in_child=self.runtime.alone)
         self._fill_service()
         self.pool.start(self.executor.run, self._done)
         self.timers.start()
@@ -227,7 +229,8 @@ class Worker:
                 # The broker may be the reason for leaving: letting go never talks anybody out of it.
                 logger.warning("Closing a connection failed: %s", error)
         self.signals.close()
-        sys.stdout.flush()
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a task may have closed or replaced it
+            sys.stdout.flush()
 
 
 def _revoked_set() -> RevokedSet:

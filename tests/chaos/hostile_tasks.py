@@ -260,10 +260,22 @@ def fork_and_exit(how: str) -> int:
             os._exit(7)
         if how == "soft":
             sys.exit(7)
+        if how == "wait":
+            time.sleep(1.0)
+            os._exit(4)
         if how == "return":
             return 0
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+@app.task
+def greenlet_exits() -> str:
+    import gevent
+
+    gevent.spawn(sys.exit, 5)
+    time.sleep(0.2)
+    return "stayed"
 
 
 @app.task

@@ -84,11 +84,24 @@ def test_greenlets_left_behind_do_not_keep_the_worker(redis_scene: Scene) -> Non
     assert node.wait(10) == 0
 
 
-@pytest.mark.parametrize(("how", "code"), [("hard", 7), ("soft", 7), ("return", 0)])
-def test_a_forked_child_settles_nothing(redis_scene: Scene, pool: str, how: str, code: int) -> None:
+@pytest.mark.parametrize(("how", "code"), [("hard", 7), ("soft", 7), ("return", 0), ("wait", 4)])
+def test_a_forked_child_reads_and_settles_nothing(redis_scene: Scene, pool: str, how: str, code: int) -> None:
     redis_scene.worker(pool=pool, concurrency=size(pool))
-    assert redis_scene.send("fork_and_exit", how).get(timeout=15) == code
+    forked = redis_scene.send("fork_and_exit", how)
+    time.sleep(0.2)  # so that the child meets a parent at work
+    names = redis_scene.send_naps(40, 0.02)
+    assert forked.get(timeout=15) == code
     assert redis_scene.send("add", 1, 1).get(timeout=10) == 2
+    check = redis_scene.ledger.check(names)
+    assert not check.lost and not check.restarted, check
+
+
+def test_a_greenlet_of_a_task_that_leaves_is_no_end(redis_scene: Scene) -> None:
+    node = redis_scene.worker()
+    assert redis_scene.send("greenlet_exits").get(timeout=10) == "stayed"
+    assert redis_scene.send("add", 1, 1).get(timeout=10) == 2
+    node.term()
+    assert node.wait(10) == 0
 
 
 def test_a_thread_that_leaves_is_no_end(redis_scene: Scene, pool: str) -> None:
@@ -97,23 +110,26 @@ def test_a_thread_that_leaves_is_no_end(redis_scene: Scene, pool: str) -> None:
     assert redis_scene.send("add", 1, 1).get(timeout=10) == 2
 
 
-@pytest.mark.parametrize("how", ["spoil_logging", "spoil_process"])
-def test_a_spoiled_process_still_settles_and_stops(redis_scene: Scene, pool: str, how: str) -> None:
+def test_a_spoiled_process_still_settles_and_stops(redis_scene: Scene, pool: str) -> None:
     node = redis_scene.worker(pool=pool, concurrency=size(pool))
-    assert redis_scene.send(how).get(timeout=10) == "spoiled"
+    assert redis_scene.send("spoil_process").get(timeout=10) == "spoiled"
     for number in range(20):
         assert redis_scene.send("add", number, 1).get(timeout=10) == number + 1
     node.term()
     assert node.wait(10) == 0
 
 
-def test_closed_sockets_are_a_lost_broker_and_no_end(redis_scene: Scene, pool: str) -> None:
+@pytest.mark.parametrize("how", ["spoil_logging", "close_descriptors"])
+def test_a_worker_that_cannot_go_on_ends_and_loses_nothing(redis_scene: Scene, pool: str, how: str) -> None:
     node = redis_scene.worker(pool=pool, concurrency=size(pool))
-    redis_scene.send("close_descriptors")
-    for number in range(10):
-        assert redis_scene.send("add", number, 1).get(timeout=15) == number + 1
-    node.term()
-    assert node.wait(15) == 0
+    redis_scene.send(how)
+    sent = [redis_scene.send("add", number, 1) for number in range(20)]
+    wait_for(lambda: not node.running or sent[-1].state == "SUCCESS", 15, "its end, or going on")
+    redis_scene.worker(name="second")
+    for number, each in enumerate(sent):
+        assert each.get(timeout=30) == number + 1
+    if not node.running:
+        assert node.wait(1) == 70
 
 
 def test_a_task_that_takes_the_signals_does_not_keep_the_worker(redis_scene: Scene, pool: str) -> None:

@@ -16,7 +16,7 @@ from tests.support.node import CeleryNode, Node, celery_node
 
 
 class Fleet:
-    """Clients `green` and `stock`, workers on demand, one ledger for all of them.
+    """Clients `green` and `stock` (and `elder`, of protocol 1), workers on demand, one ledger for all of them.
 
     `settings` hold for both clients and are handed to both kinds of workers. As a context manager it ends
     whatever it started.
@@ -29,9 +29,15 @@ class Fleet:
         self.settings = settings
         self.ledger = Ledger(directory / "ledger")
         self.green = GreenQ("shop", broker=url, backend=backend, **settings)
-        self.stock = Celery("shop", broker=url, backend=backend, set_as_current=False)
-        self.stock.conf.update(settings)
+        self.stock = self._client(settings)
+        # A client of its own: Celery looks at task_protocol once.
+        self.elder = self._client({**settings, "task_protocol": 1})
         self.nodes: list[Node] = []
+
+    def _client(self, settings: dict[str, Any]) -> Celery:
+        app = Celery("shop", broker=self.url, backend=self.backend, set_as_current=False)
+        app.conf.update(settings)
+        return app
 
     def green_node(self, name: str = "green", **options: Any) -> Node:
         """A ready worker of greenq."""
@@ -85,6 +91,7 @@ class Fleet:
             node.kill()
         self.green.close()
         self.stock.close()
+        self.elder.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from greenq import GreenQ
 from greenq.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from tests.support.ledger import Ledger
 
-app = GreenQ("worker_tasks")
+app = GreenQ("worker_tasks", broker_lease=float(os.environ.get("GREENQ_TEST_LEASE", "20")))
 ledger = Ledger.from_env() if Ledger.VARIABLE in os.environ else None
 
 

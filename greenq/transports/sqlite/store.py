@@ -25,7 +25,7 @@ from greenq.transports.sqlite.topology import INSERT, Topology, drop_abandoned
 logger = logging.getLogger(__name__)
 
 _POLL = 0.1  # seconds between looks at `data_version`, the net under the doorbell
-_OWNS = "SELECT 1 FROM message WHERE owner = ?1 UNION ALL SELECT 1 FROM queue WHERE owner = ?1 LIMIT 1"
+_OWNS = "SELECT 1 FROM message WHERE owner = ? UNION ALL SELECT 1 FROM queue WHERE owner = ? LIMIT 1"
 
 
 def open_store(url: str, owner: str, options: Mapping[str, Any] | None = None) -> SqliteStore:
@@ -180,11 +180,11 @@ class SqliteStore:
         own = self._bell.name if self._bell else ""
         if len(messages) == 1:
             queue, raw, priority = messages[0]
-            self.database.insert(INSERT, (queue, priority, raw, now))
+            self.database.insert(INSERT, (queue, priority, raw, now, queue))
             self.doorbell.ring((queue,), own)
             return
         with self.database.writing as run:
-            run.executemany(INSERT, [(queue, priority, raw, now) for queue, raw, priority in messages])
+            run.executemany(INSERT, [(queue, priority, raw, now, queue) for queue, raw, priority in messages])
         self.doorbell.ring({message.queue for message in messages}, own)
 
     # -- ownership ----------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class SqliteStore:
                 if self._bell is not None:
                     run.execute("DELETE FROM listener WHERE bell = ?", (self._bell.name,))
                     drop_abandoned(run, self._listening)
-                keep = run.execute(_OWNS, (self.owner,)).fetchone() is not None
+                keep = run.execute(_OWNS, (self.owner, self.owner)).fetchone() is not None
         except BrokerError as exc:
             logger.warning("left %s untidy, as the owner %s until this process ends: %s", self.path, self.owner, exc)
         self._drop_bell()

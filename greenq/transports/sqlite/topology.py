@@ -15,14 +15,14 @@ from greenq.transports.sqlite.doorbell import Doorbell
 
 INSERT = (
     "INSERT INTO message (queue, priority, body, expires) "
-    "VALUES (?1, ?2, ?3, (SELECT ?4 + message_ttl FROM queue WHERE name = ?1))"
+    "VALUES (?, ?, ?, (SELECT ? + message_ttl FROM queue WHERE name = ?))"
 )
 _INSERT_BOUND = (
     "INSERT INTO message (queue, priority, body, expires) "
-    "SELECT b.queue, ?1, ?2, ?3 + q.message_ttl FROM binding b LEFT JOIN queue q ON q.name = b.queue "
-    "WHERE b.exchange = ?4 {condition} GROUP BY b.queue RETURNING queue"
+    "SELECT b.queue, ?, ?, ? + q.message_ttl FROM binding b LEFT JOIN queue q ON q.name = b.queue "
+    "WHERE b.exchange = ? {condition} GROUP BY b.queue RETURNING queue"
 )
-_INSERT_DIRECT = _INSERT_BOUND.format(condition="AND b.routing_key = ?5")
+_INSERT_DIRECT = _INSERT_BOUND.format(condition="AND b.routing_key = ?")
 _INSERT_FANOUT = _INSERT_BOUND.format(condition="")
 
 
@@ -87,8 +87,8 @@ class Topology:
         with self._database.reading as run:
             return bool(
                 run.execute(
-                    "SELECT 1 FROM queue WHERE name = ?1 UNION ALL SELECT 1 FROM message WHERE queue = ?1 LIMIT 1",
-                    (name,),
+                    "SELECT 1 FROM queue WHERE name = ? UNION ALL SELECT 1 FROM message WHERE queue = ? LIMIT 1",
+                    (name, name),
                 ).fetchone()
             )
 
@@ -164,7 +164,7 @@ class Topology:
         now = time.time()
         with self._database.writing as run:
             queues = _matching(run.execute(statement, (exchange,)).fetchall(), routing_key)
-            run.executemany(INSERT, [(queue, priority, raw, now) for queue in queues])
+            run.executemany(INSERT, [(queue, priority, raw, now, queue) for queue in queues])
         return queues
 
 
@@ -190,8 +190,8 @@ def drop_abandoned(run: sqlite3.Connection, names: Sequence[str]) -> None:
     """Within a transaction, after consumers have left: delete those of the queues that die with the last one."""
     for name in names:
         if run.execute(
-            "SELECT 1 FROM queue WHERE name = ?1 AND auto_delete = 1 "
-            "AND NOT EXISTS (SELECT 1 FROM listener WHERE queue = ?1)",
+            "SELECT 1 FROM queue WHERE name = ? AND auto_delete = 1 "
+            "AND NOT EXISTS (SELECT 1 FROM listener WHERE listener.queue = queue.name)",
             (name,),
         ).fetchone():
             drop_queue(run, name)
