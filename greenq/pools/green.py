@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from typing import Any
 
 from greenq.exceptions import PoolClosed, PoolFull
-from greenq.model import Outcome, Request, Settle, State
+from greenq.model import Request
 from greenq.pools.base import Capabilities, Done, Ending, Run
+from greenq.pools.guarding import run_guarded, tell_done
 from greenq.pools.interrupts import Interrupts
 from greenq.runtime.base import GreenRuntime
-
-logger = logging.getLogger(__name__)
 
 FAIR_SECONDS = 0.001  # back-to-back tasks let the hub turn this often
 
@@ -137,7 +135,7 @@ class GreenPool:
         """A slot is struck between two tasks by what an earlier one left behind, a timeout or a kill: replace it."""
         try:
             self._work(slot)
-        except BaseException as stray:
+        except BaseException as stray:  # noqa: BLE001  (whatever it is, it was not meant for a slot)
             self._slots.pop(slot.greenlet, None)
             if slot in self._idle:
                 self._idle.remove(slot)
@@ -164,22 +162,13 @@ class GreenPool:
 
     def _one(self, slot: Slot, request: Request) -> None:
         slot.request = request
-        try:
-            outcome = self._run(request)
-        except BaseException:
-            # The executor turns everything user code does into an outcome; what comes here is a defect of
-            # greenq. The slot must survive it, and the message goes back.
-            logger.exception("Running request %s failed inside the worker.", request.id)
-            outcome = Outcome(request, State.CANCELLED, Settle.REQUEUE)
+        outcome = run_guarded(self._run, request)
         slot.request = None
         self._interrupts.forget(request)
         self._busy -= 1
         self._about_to_look += 1
         before = self._about_to_look
-        try:
-            self._done(request, outcome)
-        except Exception:
-            logger.exception("Settling request %s failed inside the worker.", request.id)
+        tell_done(self._done, request, outcome)
         if self._about_to_look >= before:
             self._about_to_look -= 1
         if not self._busy:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
 from typing import Any
 
 from greenq.exceptions import PoolClosed, PoolFull
-from greenq.model import Outcome, Request, Settle, State
+from greenq.model import Request
 from greenq.pools.base import Capabilities, Done, Ending, Run
+from greenq.pools.guarding import run_guarded, tell_done
 from greenq.pools.interrupts import Interrupts
 from greenq.runtime.threads import ThreadsRuntime
-
-logger = logging.getLogger(__name__)
 
 
 class SoloPool:
@@ -105,20 +103,12 @@ class SoloPool:
 
     def _one(self, request: Request) -> None:
         self._current = request
-        try:
-            outcome = self._run(request)
-        except BaseException:
-            # See GreenPool._one: a defect of greenq, and the message goes back.
-            logger.exception("Running request %s failed inside the worker.", request.id)
-            outcome = Outcome(request, State.CANCELLED, Settle.REQUEUE)
+        outcome = run_guarded(self._run, request)
         self._current = None
         self._interrupts.forget(request)
         with self._lock:
             self._busy = 0
-        try:
-            self._done(request, outcome)
-        except Exception:
-            logger.exception("Settling request %s failed inside the worker.", request.id)
+        tell_done(self._done, request, outcome)
         if not self._busy:
             self._empty.set()
 
