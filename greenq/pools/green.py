@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from typing import Any
@@ -12,6 +13,8 @@ from greenq.pools.base import Capabilities, Done, Ending, Run
 from greenq.pools.guarding import run_guarded, tell_done
 from greenq.pools.interrupts import Interrupts
 from greenq.runtime.base import GreenRuntime
+
+logger = logging.getLogger(__name__)
 
 FAIR_SECONDS = 0.001  # back-to-back tasks let the hub turn this often
 
