@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from datetime import datetime, timezone
 from typing import Any
 
 from greenq.model import Request
@@ -65,6 +66,12 @@ class TaskContext:
         return f"<TaskContext {self.id} {self.task}>"
 
 
+
+def _iso(moment: float | None) -> str | None:
+    """Moments stand in a request as text, as Celery has them; code that parses them moves unchanged."""
+    return None if moment is None else datetime.fromtimestamp(moment, timezone.utc).isoformat()
+
+
 _EMBED = frozenset({"callbacks", "errbacks", "chain", "chord"})
 _DEFAULTS: dict[str, Any] = {"retries": 0, "headers": {}, "properties": {}, "delivery_info": {}}
 _RENAMED = {"task": "name"}
@@ -75,6 +82,8 @@ _DERIVED: dict[str, Callable[[Request], Any]] = {
         "priority": r.priority,
         "redelivered": r.redelivered,
     },
+    "eta": lambda r: _iso(r.eta),
+    "expires": lambda r: _iso(r.expires),
     "timelimit": lambda r: [r.hard_limit, r.soft_limit],
     "time_limit": lambda r: r.hard_limit,
     "soft_time_limit": lambda r: r.soft_limit,

@@ -122,6 +122,7 @@ class Outcome:
     state: str
     how: Settle = Settle.ACK
     record: Record | None = None
+    more_records: list[Record] = field(default_factory=list)  # of later tasks that will never run
     follow_ups: list[TaskMessage] = field(default_factory=list)
     runtime: float = 0.0  # seconds
     value: Any = None  # what the task returned

@@ -26,7 +26,7 @@ from greenq.exceptions import (
     TimeLimitExceeded,
 )
 from greenq.execution.following import after_failure
-from greenq.model import Outcome, Request, Settle, State
+from greenq.model import Outcome, Record, Request, Settle, State
 from greenq.wire.results import encode_exception
 
 if TYPE_CHECKING:
@@ -115,8 +115,38 @@ def _end(
     elif not on_timeout and not task.acks_on_failure:
         outcome.how, outcome.reason = Settle.DEAD, "task_failed"
     _attach(executor, task, context, outcome, error, text)
-    outcome.follow_ups = after_failure(executor.app, context)
+    if outcome.record is not None:
+        outcome.more_records = _of_chain(executor, context, request, error, text)
+    outcome.follow_ups = after_failure(executor.app, context, error, text)
     return outcome
+
+
+def _of_chain(
+    executor: Executor, context: TaskContext, request: Request, error: BaseException, text: str
+) -> list[Record]:
+    """The same failure for every later step of the chain: who sent it waits for the last one (wire.md 5.3)."""
+    records = []
+    steps = list(context.embed.get("chain") or ())
+    for step in steps:
+        options = step.get("options") or {}
+        if step.get("subtask_type") == "chord" and isinstance((step.get("kwargs") or {}).get("body"), dict):
+            steps.append(step["kwargs"]["body"])  # later steps wait for the chord's body, not for its own id
+        task_id = options.get("task_id")
+        if not isinstance(task_id, str):
+            continue
+        payload = encode_exception(
+            task_id,
+            State.FAILURE,
+            error,
+            traceback=text or None,
+            serializer=executor.serializer,
+            date_done=datetime.now(timezone.utc),
+            group_id=options.get("group_id"),
+            compression=executor.compression,
+        )
+        reply_to = options.get("reply_to") or request.reply_to
+        records.append(Record(task_id, State.FAILURE, payload, reply_to, executor.failure_expires))
+    return records
 
 
 def _rejected(

@@ -95,7 +95,7 @@ class Outbox:
         messages = [m for entry in batch if isinstance(entry, Outcome) for m in entry.follow_ups]
         if messages:
             self._until_done(lambda: self._publisher.publish(messages))
-        records = [record for entry in batch if (record := _record_of(entry)) is not None]
+        records = _records(batch)
         if records:
             self._until_done(lambda: self._keep(records))
         acks, others = _settlements(batch)
@@ -119,10 +119,17 @@ class Outbox:
                 return value
 
 
-def _record_of(entry: Entry) -> Record | None:
-    if isinstance(entry, Outcome):
-        return entry.record
-    return entry if isinstance(entry, Record) else None
+def _records(batch: list[Entry]) -> list[Record]:
+    records: list[Record] = []
+    for entry in batch:
+        if isinstance(entry, Outcome):
+            if entry.record is not None:
+                records.append(entry.record)
+            if entry.more_records:
+                records += entry.more_records
+        elif isinstance(entry, Record):
+            records.append(entry)
+    return records
 
 
 def _settlements(batch: list[Entry]) -> tuple[list[Request], list[tuple[Request | Rejected, Settlement]]]:

@@ -61,17 +61,21 @@ class Stopping:
         if self.stopping:
             return
         self.stopping = True
-        logger.warning("Stopping warmly (%s): %d tasks run.", why, len(self._ledger.running))
+        # Before it is said: a log whose handler raises may not keep a worker from ending. So everywhere here.
         self._runtime.call_soon(self._begin)
+        logger.warning("Stopping warmly (%s): %d tasks run.", why, len(self._ledger.running))
 
     def cold(self, why: str) -> None:
         """End now: what runs is cut short, and goes back if it is acknowledged late. Callable from any thread."""
         if self._cold_since:
             return
         self._cold_since = time.monotonic()
-        logger.warning("Stopping now (%s): %d tasks run.", why, len(self._ledger.running))
-        self.warm(why)
+        running = len(self._ledger.running)
         self._cut()
+        if self.stopping:
+            logger.warning("Stopping now (%s): %d tasks run.", why, running)
+        else:
+            self.warm(f"{why}, now")
 
     def broken(self, name: str) -> None:
         """A fiber of the worker ended by a defect: a worker that lives on half deaf helps nobody. Any thread."""
@@ -83,7 +87,7 @@ class Stopping:
         self.cold(f"{name} is broken")
 
     def _leave_later(self) -> None:
-        until = time.monotonic() + COLD_SECONDS
+        until = time.monotonic() + COLD_SECONDS + OUTBOX_SECONDS
         while not self._finished and time.monotonic() < until:
             self._runtime.sleep(0.1)
         if not self._finished:
@@ -105,10 +109,12 @@ class Stopping:
 
     def _leave(self) -> None:
         """A task holds the process against its will: its message comes back when the connection or lease ends."""
-        left = [f"{request.name}[{request.id}]" for request in list(self._ledger.running)]
-        logger.error("Leaving with tasks that cannot be interrupted: %s", ", ".join(left) or "none")
-        logging.shutdown()
-        os._exit(self.exit_code or 1)
+        try:
+            left = [f"{request.name}[{request.id}]" for request in list(self._ledger.running)]
+            logger.error("Leaving with tasks that cannot be interrupted: %s", ", ".join(left) or "none")
+            logging.shutdown()
+        finally:
+            os._exit(self.exit_code or 1)
 
     def _begin(self) -> None:
         self._runtime.spawn(self._steps, name="stopping")

@@ -304,16 +304,18 @@ def spoil_logging() -> str:
 
 
 @app.task
-def close_descriptors() -> str:
-    """Close every socket of the process but for what listens."""
+def cut_sockets() -> str:
+    """Shut every connection of the process down, as a fire wall would."""
+    import socket
+
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        number = int(entry)
         try:
-            if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
-                os.close(number)
+            with socket.socket(fileno=os.dup(int(entry))) as found:
+                if found.family != socket.AF_UNIX:
+                    found.shutdown(socket.SHUT_RDWR)
         except OSError:
             continue
-    return "closed"
+    return "cut"
 
 
 @app.task
@@ -330,5 +332,4 @@ def spoil_process() -> str:
     sys.stdout = sys.stderr = None  # type: ignore[assignment]
     os.chdir("/")
     gc.disable()
-    threading.excepthook = None  # type: ignore[assignment]
     return "spoiled"

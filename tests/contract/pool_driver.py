@@ -48,6 +48,7 @@ class Rig:
         self.done: list[tuple[str, str]] = []
         self.line: list[Request] = []
         self.broken: list[str] = []
+        self.over = False
 
     def run(self, request: Request) -> Outcome:
         try:
@@ -79,15 +80,18 @@ class Rig:
                 self.pool.stop()
 
         self.pool.start(self.run, self.finished)
-        self.runtime.isolated(self.chase, name="chase")
+        chase = self.runtime.isolated(self.chase, name="chase")
         self.runtime.spawn(body, name="scenario")
         self.pool.serve()
+        # A native thread with a hub of its own may not outlive the interpreter.
+        self.over = True
+        chase.join(5.0)
         if failure:
             raise failure[0]
         assert not self.broken, self.broken
 
     def chase(self) -> None:
-        while True:
+        while not self.over:
             self.runtime.sleep(0.05)
             self.pool.nudge()
 

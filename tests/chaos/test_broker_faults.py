@@ -1,0 +1,157 @@
+"""Brokers that die, stall, lose replies or are not there: a pause and no loss, under a real worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from tests.chaos.conftest import Scene
+from tests.support.processes import free_port, wait_for
+from tests.support.redis_proxy import RedisProxy
+from tests.support.services import RabbitServer, RedisServer
+
+BACK = 6.0  # seconds after the broker answers until tasks start again
+
+
+@pytest.fixture
+def durable_redis() -> Iterator[RedisServer]:
+    """A server of the test's own that keeps every write over a kill."""
+    with RedisServer(appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+@pytest.fixture
+def own_rabbit() -> Iterator[RabbitServer]:
+    """A node of the test's own."""
+    with RabbitServer() as server:
+        yield server
+
+
+def cycle(scene: Scene, server: RedisServer, away: float, count: int, seconds: float) -> None:
+    """One death of the server with its tasks running, and what must hold after it."""
+    first = len(scene.ledger.starts())
+    names = scene.send_naps(count, seconds, start=first)
+    wait_for(lambda: len(scene.ledger.running()) >= 10, 10, "running tasks")
+    server.kill()
+    time.sleep(away)
+    server.start()
+    began = time.monotonic()
+    before = len(scene.ledger.starts())
+    wait_for(lambda: len(scene.ledger.starts()) > before, BACK, "the next task to start")
+    assert time.monotonic() - began < BACK
+    wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: str(scene.ledger.check(names)))
+    check = scene.ledger.check(names)
+    assert not check.restarted, check
+
+
+@pytest.mark.parametrize("cycles", [1, pytest.param(3, marks=pytest.mark.chaos)])
+def test_a_redis_killed_under_load_loses_and_repeats_nothing(
+    durable_redis: RedisServer, make_scene: Callable[..., Scene], cycles: int
+) -> None:
+    scene = make_scene(durable_redis.url)
+    node = scene.worker(concurrency=10)
+    pid = node.pid
+    for _ in range(cycles):
+        cycle(scene, durable_redis, away=3.0, count=40, seconds=2.0)
+    assert node.running and node.pid == pid
+    with redis.Redis.from_url(durable_redis.url) as client:
+        wait_for(lambda: not client.hlen("unacked"), 10, "every settlement")
+    assert "Traceback" not in node.output()
+    lines = [line for line in node.output().splitlines() if "WARNING" in line or "ERROR" in line]
+    assert len(lines) < 12 * cycles, "\n".join(lines)
+    node.term()
+    assert node.wait(10) == 0
+
+
+def test_killed_clients_and_a_stalled_redis_lose_and_repeat_nothing(
+    durable_redis: RedisServer, make_scene: Callable[..., Scene]
+) -> None:
+    scene = make_scene(durable_redis.url)
+    node = scene.worker(concurrency=10)
+    names = scene.send_naps(300, 0.2)
+    with redis.Redis.from_url(durable_redis.url) as client:
+        for _ in range(10):
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            time.sleep(0.15)
+        client.execute_command("DEBUG", "SLEEP", "2")
+    wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: str(scene.ledger.check(names)))
+    check = scene.ledger.check(names)
+    assert not check.restarted, check
+    assert "Traceback" not in node.output()
+    wait_for(lambda: scene.app.control.ping(timeout=1.0), 10, "an answer to a ping")
+
+
+@pytest.mark.chaos
+def test_a_redis_that_stops_for_ten_seconds_is_waited_for(
+    durable_redis: RedisServer, make_scene: Callable[..., Scene]
+) -> None:
+    scene = make_scene(durable_redis.url)
+    node = scene.worker(concurrency=10)
+    names = scene.send_naps(60, 1.0)
+    wait_for(lambda: len(scene.ledger.running()) == 10, 10, "running tasks")
+    os.kill(durable_redis.pid, signal.SIGSTOP)
+    time.sleep(10)
+    os.kill(durable_redis.pid, signal.SIGCONT)
+    wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: str(scene.ledger.check(names)))
+    assert not scene.ledger.check(names).restarted
+    assert "Traceback" not in node.output()
+
+
+@pytest.mark.parametrize("pool", ["gevent", "solo"])
+def test_a_claim_whose_reply_is_lost_is_done(redis_server: RedisServer, redis_url: str, make_scene: Callable[..., Scene], pool: str) -> None:
+    with RedisProxy(redis_server.port) as proxy:
+        scene = make_scene(redis_url)
+        node = scene.worker(pool=pool, concurrency=5 if pool == "gevent" else 1, env={"GREENQ_BROKER_URL": proxy.url})
+        names: list[str] = []
+        for _ in range(5):
+            proxy.swallow(b"EVALSHA")
+            names += scene.send_naps(4, 0.02, start=len(names))
+            time.sleep(0.3)
+        assert proxy.swallowed >= 3
+        wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: f"{scene.ledger.check(names)}\n{node.output()}")
+        assert not scene.ledger.check(names).restarted
+        assert scene.length() == 0
+
+
+@pytest.mark.parametrize("way", ["kill", "cut"])
+def test_a_rabbitmq_lost_with_a_full_pool_neither_wedges_nor_repeats(
+    own_rabbit: RabbitServer, make_scene: Callable[..., Scene], way: str
+) -> None:
+    scene = make_scene(own_rabbit.url)
+    node = scene.worker(concurrency=10)
+    names = scene.send_naps(60, 2.0)
+    wait_for(lambda: len(scene.ledger.running()) == 10, 10, "a full pool")
+    for _ in range(1 if way == "kill" else 2):
+        if way == "kill":
+            own_rabbit.kill()
+            own_rabbit.start()
+        else:
+            own_rabbit.ctl("close_all_connections", "test")
+    wait_for(lambda: not scene.ledger.check(names).lost, 40, lambda: f"{scene.ledger.check(names)}\n{node.output()}")
+    check = scene.ledger.check(names)
+    assert not check.restarted, check
+    assert "Traceback" not in node.output()
+    wait_for(lambda: not scene.length(), 10, "an empty queue")
+    node.term()
+    assert node.wait(10) == 0
+
+
+def test_a_broker_that_comes_late_is_waited_for_with_few_words(make_scene: Callable[..., Scene], start_node_unready: Callable[..., object]) -> None:
+    with RedisServer() as server:
+        server.shutdown()
+        scene = make_scene(server.url)
+        node = scene.unready_worker(concurrency=5)
+        time.sleep(11)
+        assert node.running
+        lines = [line for line in node.output().splitlines() if "broker:" in line]
+        assert 1 <= len(lines) <= 2, node.output()
+        server.start()
+        node.wait_ready(8)
+        assert scene.send("add", 1, 1).get(timeout=10) == 2
