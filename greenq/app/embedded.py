@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from greenq.config import Settings
 from greenq.conversion import mask_url
@@ -43,7 +44,7 @@ def choose_broker(conf: Settings, home: Path | None, name: str, environ: Mapping
         return BrokerChoice(url, mask_url(url), f"broker_url from {conf.source('broker_url')}", configured)
     root = project_root(home)
     path = root / FOLDER / DATABASE if root is not None else _state_directory(name, environ) / DATABASE
-    url = f"sqlite:///{path}"
+    url = f"sqlite:///{quote(str(path))}"
     return BrokerChoice(url, url, "no broker configured: embedded, one host")
 
 

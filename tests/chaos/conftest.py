@@ -18,17 +18,31 @@ class Scene:
 
     MODULE = "tests.chaos.hostile_tasks"
 
-    def __init__(self, url: str, backend: str, ledger: Ledger, start: Callable[..., Node]) -> None:
+    def __init__(
+        self, url: str, backend: str, ledger: Ledger, start: Callable[..., Node], started: list[Node], cwd: Path
+    ) -> None:
         self.url = url
         self.backend = backend
         self.ledger = ledger
         self._start = start
+        self._started = started
+        self._cwd = cwd
         self.app = GreenQ("hostile_tasks", broker=url, backend=backend)
 
     def worker(self, **options: Any) -> Node:
         """A ready worker."""
+        return self._start(self.MODULE, **self._options(options))
+
+    def started_worker(self, **options: Any) -> Node:
+        """A worker that was started, ready or not."""
+        node = Node(self.MODULE, cwd=self._cwd, **self._options(options))
+        self._started.append(node)
+        node.start()
+        return node
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         env = {"GREENQ_BROKER_URL": self.url, "GREENQ_RESULT_BACKEND": self.backend}
-        return self._start(self.MODULE, ledger=self.ledger, env=env | options.pop("env", {}), **options)
+        return {"ledger": self.ledger, **options, "env": env | options.get("env", {})}
 
     def send(self, name: str, *args: Any, **options: Any) -> Any:
         """Publish a task by its short name; returns its AsyncResult."""
@@ -48,14 +62,14 @@ class Scene:
 
 @pytest.fixture
 def make_scene(
-    ledger: Ledger, start_node: Callable[..., Node], tmp_path: Path
+    ledger: Ledger, start_node: Callable[..., Node], started_nodes: list[Node], tmp_path: Path
 ) -> Iterator[Callable[..., Scene]]:
     """Make a scene for a broker URL; results go to Redis where the broker is Redis, else to SQLite."""
     made: list[Scene] = []
 
     def make(url: str, backend: str | None = None) -> Scene:
         default = url if url.startswith("redis") else f"sqlite:///{tmp_path}/results.db"
-        made.append(Scene(url, default if backend is None else backend, ledger, start_node))
+        made.append(Scene(url, default if backend is None else backend, ledger, start_node, started_nodes, tmp_path))
         return made[-1]
 
     yield make

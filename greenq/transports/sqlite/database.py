@@ -165,7 +165,7 @@ class Database:
         self, connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()
     ) -> sqlite3.Cursor:
         # Other writers hold the lock for some 50 us. SQLite's own busy handler sleeps a millisecond at the
-        # least, which halved the throughput of a publisher beside a consumer.
+        # least: as long as some thirty transactions take.
         pause, deadline = _FIRST_PAUSE, 0.0
         while True:
             try:

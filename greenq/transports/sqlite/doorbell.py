@@ -33,7 +33,10 @@ class Addresses:
         self._descriptor = -1
         if len(os.fsencode(directory)) > _PATH_LIMIT - 48:
             # The kernel follows this link to the directory itself, so its path may be as long as it likes.
-            self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as exc:
+                raise BrokerUnreachable(f"cannot open the doorbells' directory {directory}: {exc.strerror}") from exc
             self._prefix = f"/proc/self/fd/{self._descriptor}"
 
     def of(self, bell: str) -> str:
@@ -52,11 +55,10 @@ class Bell:
         self.name = name
         self._address = addresses.of(name)
         self._file = addresses.directory / name
-        self._raw = _raw_socket()
         try:
+            self._raw = _raw_socket()
             self._raw.bind(self._address)
         except OSError as exc:
-            self._raw.close()
             raise BrokerUnreachable(f"cannot make the doorbell {self._file}: {exc.strerror}") from exc
         self._waiter: socket.socket | None = None
         self._waiter_thread = 0
