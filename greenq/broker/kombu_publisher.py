@@ -180,9 +180,12 @@ class KombuPublisher:
 
     def _declare(self, sender: Sender, message: TaskMessage, queue: Any) -> None:
         queue = self._declarations.of(message) if queue is None else queue
-        if queue is not None:
-            declare(sender, queue)
-        elif message.exchange:
+        # A key of no queue's own may still match the patterns of several. All of them, because most of kombu's
+        # transports route by what they were told: they take an exchange nobody declared for a direct one.
+        queues = self._declarations.on(message.exchange) if queue is None else [queue]
+        for each in queues:
+            declare(sender, each)
+        if not queues and message.exchange:
             sender.require(message.exchange)
 
     def _checked(self, sender: Sender, receipt: Receipt) -> Receipt:

@@ -106,6 +106,10 @@ class Declarations:
                 return queue
         return None
 
+    def on(self, exchange: str) -> list[Any]:
+        """The configured queues of an exchange."""
+        return [queue for queue in self._known.values() if exchange and queue.exchange.name == exchange]
+
     def exchange_type(self, name: str) -> str | None:
         """The type of a configured exchange, None for any other."""
         kinds = {queue.exchange.name: str(queue.exchange.type) for queue in self._known.values()}

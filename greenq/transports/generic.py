@@ -216,7 +216,7 @@ class GenericSender:
     def prepare(self, message: TaskMessage, *, mandatory: bool) -> Any:
         """See Sender."""
         properties = dict(message.properties)
-        return self._client.channel.prepare_message(
+        prepared = self._client.channel.prepare_message(
             message.body,
             priority=properties.pop("priority", None),
             content_type=message.content_type,
@@ -224,16 +224,21 @@ class GenericSender:
             headers=message.headers,
             properties=properties,
         )
+        return prepared, mandatory
 
     def send(self, messages: Sequence[tuple[TaskMessage, Any]], timeout: float) -> Receipt:
         """See Sender."""
-        for position, (message, prepared) in enumerate(messages):
+        unroutable = []
+        for position, (message, (prepared, mandatory)) in enumerate(messages):
             try:
                 with self._client.mine() as channel:
+                    if mandatory and not _leads_somewhere(channel, message):
+                        unroutable.append(message)
+                        continue
                     channel.basic_publish(prepared, exchange=message.exchange, routing_key=message.routing_key)
             except BrokerUnreachable as exc:
-                return Receipt([], [], [unsent for unsent, _ in messages[position:]], exc)
-        return Receipt([], [], [])
+                return Receipt(unroutable, [], [unsent for unsent, _ in messages[position:]], exc)
+        return Receipt(unroutable, [], [])
 
     def purge(self, queue: str) -> int:
         """See Sender."""
@@ -251,3 +256,11 @@ class GenericSender:
     def close(self) -> None:
         """See Sender."""
         self._client.close()
+
+
+def _leads_somewhere(channel: Any, message: TaskMessage) -> bool:
+    """Whether a queue is bound for the message: kombu's own routing drops what leads nowhere without a word."""
+    if not message.exchange or not hasattr(channel, "typeof"):
+        return True
+    table = channel.get_table(message.exchange)
+    return bool(channel.typeof(message.exchange).lookup(table, message.exchange, message.routing_key, None))

@@ -197,7 +197,7 @@ def test_a_bound_task_does_not_count_itself(app: GreenQ) -> None:
 
     assert bound(1, k=2) == 3
     bound.delay(1, k=2)
-    with pytest.raises(TypeError, match="missing a required argument: 'k'"):
+    with pytest.raises(TypeError, match="missing a required .*argument: 'k'"):
         bound.delay(1)  # type: ignore[call-arg]  # the mistake itself
 
 
