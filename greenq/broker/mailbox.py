@@ -185,6 +185,7 @@ class NodeMailbox:
         self._on_bad = on_bad
         self._expire_replies = scheme_of(url).startswith(("redis", "unix"))
         self._reply_ttl = int((conf.control_queue_ttl or 300.0) * 1000)
+        self._listening = False
 
     def open(self) -> None:
         """Connect, declare and listen.
@@ -197,6 +198,7 @@ class NodeMailbox:
         try:
             with self._link.errors():
                 self._link.consume(name, self._link.commands)
+            self._listening = True
         except BrokerUnreachable as exc:
             if getattr(exc.__cause__, "code", 0) == 405:
                 raise BrokerUnreachable(
@@ -256,7 +258,7 @@ class NodeMailbox:
 
     def close(self, *, forget: bool = False) -> None:
         """Let go; `forget` deletes the mailbox queue too."""
-        if forget:
+        if forget and self._listening:
             try:
                 with self._link.errors():
                     self._link.consumer.cancel()

@@ -162,7 +162,14 @@ class Intake:
         return True
 
     def _adopt(self, request: Request) -> bool:
-        """The broker gave us again what still runs here: go on with it under the new delivery."""
+        """The broker gave us again what still runs here: go on with it under the new delivery.
+
+        What has ended here, and whose ack was lost, is acknowledged now instead of being run twice.
+        """
+        if self._ledger.unacknowledged.get(request.id) == request.retries:
+            self._outbox.put(request)
+            logger.info("Task %s[%s] came again after it ended here.", request.name, request.id)
+            return True
         running = self._ledger.running_with(request.id)
         if running is None or running.acked:
             return False

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from greenq._speedups import Request, Timer
 
-
 MOST_NAMES = 1_000
+
+MOST_UNACKNOWLEDGED = 10_000
 
 
 class Ledger:
@@ -24,6 +25,8 @@ class Ledger:
         self.ready: deque[Request] = deque()  # may run, waits for a slot
         self.running: dict[Request, None] = {}  # in a slot
         self.totals: dict[str, int] = {}  # started, by the name people see
+        # Ended here, id -> attempt, until the broker has the ack: lost with its connection, it comes once more.
+        self.unacknowledged: dict[str, int] = {}
         self.finished = 0
         self.redelivered_while_running = 0
         self.rejected = 0
@@ -55,6 +58,17 @@ class Ledger:
         """Its slot is free again."""
         self.running.pop(request, None)
         self.finished += 1
+
+    def note_unacknowledged(self, request: Request) -> None:
+        """It ended, and the broker is still to hear of it; the newest `MOST_UNACKNOWLEDGED` are remembered."""
+        self.unacknowledged[request.id] = request.retries
+        if len(self.unacknowledged) > MOST_UNACKNOWLEDGED:
+            del self.unacknowledged[next(iter(self.unacknowledged))]
+
+    def note_acknowledged(self, requests: Iterable[Request]) -> None:
+        """The broker has heard of them."""
+        for request in requests:
+            self.unacknowledged.pop(request.id, None)
 
     def running_with(self, task_id: str) -> Request | None:
         """The running request of that id."""

@@ -33,13 +33,21 @@ class Outbox:
     """
 
     def __init__(
-        self, consumer: Consumer, publisher: Publisher, results: ResultStore, runtime: Runtime, *, offload: bool
+        self,
+        consumer: Consumer,
+        publisher: Publisher,
+        results: ResultStore,
+        runtime: Runtime,
+        acknowledged: Callable[[Sequence[Request]], object],
+        *,
+        offload: bool,
     ) -> None:
-        """`offload` says that the result store's calls block in C and are made off the hub."""
+        """`acknowledged` hears of acks the broker has; `offload` says that storing blocks in C, off the hub."""
         self._consumer = consumer
         self._publisher = publisher
         self._results = results
         self._runtime = runtime
+        self._acknowledged = acknowledged
         self._offload = offload
         self._line: deque[Entry] = deque()
         self._bell = runtime.event()
@@ -100,7 +108,11 @@ class Outbox:
             self._until_done(lambda: self._keep(records))
         acks, others = _settlements(batch)
         if acks or others:
-            self.without_effect += self._until_done(lambda: self._consumer.settle(acks, others))
+            gone = self._until_done(lambda: self._consumer.settle(acks, others))
+            self.without_effect += gone
+            if gone < len(acks):
+                epoch = self._consumer.epoch
+                self._acknowledged([r for r in acks if r.epoch == epoch] if gone else acks)
 
     def _keep(self, records: Sequence[Record]) -> None:
         if self._offload:

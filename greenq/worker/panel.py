@@ -112,7 +112,7 @@ class WorkerPanel:
 
     def rate_limit(self, task_name: str, limit: str | float | None) -> None:
         """See Panel."""
-        self.post(self._limit, task_name, parse_rate(limit))
+        self.post(self._limit, task_name, limit)
 
     def shutdown(self, reason: str) -> None:
         """See Panel."""
@@ -124,8 +124,10 @@ class WorkerPanel:
             if state != "active" and worker.lineup.remove(request):
                 worker.outbox.put(worker.accounts.dropped(request, "revoked"))
 
-    def _limit(self, task_name: str, rate: float | None) -> None:
-        self._worker.rate.set_rate(task_name, rate)
+    def _limit(self, task_name: str, limit: str | float | None) -> None:
+        # Also at the task, where `inspect registered` reads it.
+        self.app.tasks[task_name].rate_limit = limit or 0
+        self._worker.rate.set_rate(task_name, parse_rate(limit))
         self._worker.lineup.release(task_name)
 
     def _blocker(self) -> str:

@@ -24,7 +24,7 @@ from greenq.gates.expiry import expiry_gate
 from greenq.gates.rate import RateGate
 from greenq.gates.revoked import RevokedGate
 from greenq.log import configure
-from greenq.model import Outcome, Request
+from greenq.model import Outcome, Request, Settle
 from greenq.pools import table
 from greenq.pools.base import Pool
 from greenq.rates import parse_rate
@@ -74,6 +74,7 @@ class Worker:
         self.runtime.attach()
         self.pool: Pool = pools.make_pool(self.size, self.runtime)
         self.timers = Timers(self.runtime)
+        self.ledger = Ledger()
 
     def _make_broker_side(self) -> None:
         app = self.app
@@ -83,7 +84,8 @@ class Worker:
         prefetch = self.size * max(1, multiplier)
         self.consumer = open_consumer(app.broker.url, app.conf, self.queues, prefetch, self.runtime)
         in_c = self.results.name == "sqlite"
-        self.outbox = Outbox(self.consumer, self.publisher, self.results, self.runtime, offload=in_c)
+        sides = (self.consumer, self.publisher, self.results, self.runtime)
+        self.outbox = Outbox(*sides, self.ledger.note_acknowledged, offload=in_c)
 
     def _make_user_side(self) -> None:
         self.accept = Accept.of(self.app.conf.accept_content)
@@ -96,7 +98,6 @@ class Worker:
 
     def _make_path(self) -> None:
         """The way of a message: intake, gates, line-up, pool, and back by way of the outbox."""
-        self.ledger = Ledger()
         self.revoked = _revoked_set()
         self.rate = RateGate()
         self.lineup = Lineup(
@@ -181,6 +182,8 @@ class Worker:
 
     def _done(self, request: Request, outcome: Outcome) -> None:
         """The pool's answer: hand the outcome over, fill the slot, ask for more."""
+        if outcome.how is Settle.ACK and not request.acked:
+            self.ledger.note_unacknowledged(request)
         self.accounts.ended(request, outcome)
         self.lineup.ended(request)
         self.intake.room()

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests.chaos.conftest import Scene
+from tests.support.node import Node
 from tests.support.processes import free_port, wait_for
 from tests.support.redis_proxy import RedisProxy
 from tests.support.services import RabbitServer, RedisServer
@@ -22,7 +23,7 @@ BACK = 6.0  # seconds after the broker answers until tasks start again
 @pytest.fixture
 def durable_redis() -> Iterator[RedisServer]:
     """A server of the test's own that keeps every write over a kill."""
-    with RedisServer(appendonly="yes", appendfsync="always") as server:
+    with RedisServer(appendonly="yes", appendfsync="always", enable_debug_command="local") as server:
         yield server
 
 
@@ -31,6 +32,11 @@ def own_rabbit() -> Iterator[RabbitServer]:
     """A node of the test's own."""
     with RabbitServer() as server:
         yield server
+
+
+def errors(node: Node) -> list[str]:
+    """Lines of defects; that a broker is lost is a warning."""
+    return [line for line in node.output().splitlines() if ": ERROR" in line and "could not be written" not in line]
 
 
 def cycle(scene: Scene, server: RedisServer, away: float, count: int, seconds: float) -> None:
@@ -62,7 +68,7 @@ def test_a_redis_killed_under_load_loses_and_repeats_nothing(
     assert node.running and node.pid == pid
     with redis.Redis.from_url(durable_redis.url) as client:
         wait_for(lambda: not client.hlen("unacked"), 10, "every settlement")
-    assert "Traceback" not in node.output()
+    assert not errors(node)
     lines = [line for line in node.output().splitlines() if "WARNING" in line or "ERROR" in line]
     assert len(lines) < 12 * cycles, "\n".join(lines)
     node.term()
@@ -84,7 +90,7 @@ def test_killed_clients_and_a_stalled_redis_lose_and_repeat_nothing(
     wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: str(scene.ledger.check(names)))
     check = scene.ledger.check(names)
     assert not check.restarted, check
-    assert "Traceback" not in node.output()
+    assert not errors(node)
     wait_for(lambda: scene.app.control.ping(timeout=1.0), 10, "an answer to a ping")
 
 
@@ -101,7 +107,7 @@ def test_a_redis_that_stops_for_ten_seconds_is_waited_for(
     os.kill(durable_redis.pid, signal.SIGCONT)
     wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: str(scene.ledger.check(names)))
     assert not scene.ledger.check(names).restarted
-    assert "Traceback" not in node.output()
+    assert not errors(node)
 
 
 @pytest.mark.parametrize("pool", ["gevent", "solo"])
@@ -134,10 +140,9 @@ def test_a_rabbitmq_lost_with_a_full_pool_neither_wedges_nor_repeats(
             own_rabbit.start()
         else:
             own_rabbit.ctl("close_all_connections", "test")
-    wait_for(lambda: not scene.ledger.check(names).lost, 40, lambda: f"{scene.ledger.check(names)}\n{node.output()}")
-    check = scene.ledger.check(names)
-    assert not check.restarted, check
-    assert "Traceback" not in node.output()
+    wait_for(lambda: not scene.ledger.check(names).lost, 40, lambda: str(scene.ledger.check(names)))
+    assert not scene.ledger.check(names).restarted, node.output()
+    assert not errors(node)
     wait_for(lambda: not scene.length(), 10, "an empty queue")
     node.term()
     assert node.wait(10) == 0
@@ -170,7 +175,7 @@ def test_a_stop_while_the_broker_was_never_there_is_prompt(
         node.signal(number)
         time.sleep(0.05)  # two Ctrl-C, as fast as a hand goes
     assert node.wait(12) == (1 if signals[0] == signal.SIGINT else 0), node.output()
-    assert "Traceback" not in node.output()
+    assert not errors(node)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
@@ -184,7 +189,7 @@ def test_a_stop_while_the_broker_is_away_is_bounded(
     durable_redis.kill()
     node.signal(number)
     code = node.wait(16)
-    assert "Traceback" not in node.output()
+    assert not errors(node)
     durable_redis.start()
     scene.worker(name="second", concurrency=20)
     wait_for(lambda: not scene.ledger.check(names).lost, 35, lambda: str(scene.ledger.check(names)))
@@ -203,7 +208,7 @@ def test_results_that_cannot_be_stored_wait_and_lose_nothing(
     for number, each in enumerate(sent):
         assert each.get(timeout=15) == str(number)
     assert not scene.ledger.check(map(str, range(200))).restarted
-    assert "Traceback" not in node.output()
+    assert not errors(node)
     node.term()
     assert node.wait(10) == 0
     assert not scene.length()

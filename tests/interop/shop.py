@@ -168,3 +168,7 @@ def define(app: Any, errors: Any) -> None:
     @task(rate_limit="1000/s")
     def limited() -> None:
         pass
+
+    @task(rate_limit="1/h")
+    def seldom() -> None:
+        pass

@@ -36,9 +36,12 @@ def test_both_take_part_and_every_task_runs_once(make_fleet: Callable[..., Fleet
     wait_for(lambda: set(names) <= set(fleet.ledger.dones()), 40, lambda: str(fleet.ledger.check(names)))
     check = fleet.ledger.check(names)
     assert (len(check.ok), check.duplicated, check.restarted) == (400, {}, {}), str(check)
-    shares = [node.output().count("] succeeded in") for node in (green, stock)]
-    wait_for(lambda: sum(node.output().count("] succeeded in") for node in (green, stock)) == 400, 5, f"{shares}")
-    assert min(node.output().count("] succeeded in") for node in (green, stock)) >= 40, shares
+
+    def shares() -> list[int]:
+        return [node.output().count("] succeeded in") for node in (green, stock)]
+
+    wait_for(lambda: sum(shares()) == 400, 5, lambda: f"every line: {shares()}")
+    assert min(shares()) >= 40, shares()
     if broker == "redis":
         wait_for(lambda: unacked(fleet) == 0, 10, "nothing unacknowledged")
 

@@ -1,0 +1,430 @@
+"""Runs one scenario of the Runtime contract in a process of its own: `runtime_driver.py RUNTIME SCENARIO`.
+
+pytest itself stays unpatched; a green runtime needs a patched process. A scenario raises when the contract is
+broken; the process then exits 1 with the traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from greenq.runtime.patching import patch
+
+patch(sys.argv[1])
+
+import importlib  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+from greenq.runtime.base import GreenRuntime, Runtime  # noqa: E402
+
+RUNTIMES = {
+    "gevent": "greenq.runtime.gevent:GeventRuntime",
+    "threads": "greenq.runtime.threads:ThreadsRuntime",
+}
+SLACK = 3.0  # seconds a busy machine may be late
+
+
+def make() -> Runtime:
+    module, _, name = RUNTIMES[sys.argv[1]].partition(":")
+    made: Runtime = getattr(importlib.import_module(module), name)()
+    made.attach()
+    return made
+
+
+def until(runtime: Runtime, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        runtime.sleep(0.005)
+
+
+def compute(seconds: float) -> None:
+    """Use the processor without ever waiting: nothing else of this hub runs meanwhile."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class Heard(logging.Handler):
+    """What is logged, and what `failed` is told."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.names: list[str] = []
+        runtime.failed = self.names.append
+        logging.getLogger("greenq").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def a_spawned_fiber_runs_beside_its_caller_and_can_be_joined(runtime: Runtime) -> None:
+    seen: list[Any] = []
+    go = runtime.event()
+
+    def body(*args: object) -> None:
+        go.wait()
+        seen.extend(args)
+
+    fiber = runtime.spawn(body, 1, "two", name="body")
+    assert fiber.alive()
+    began = time.monotonic()
+    fiber.join(0.2)
+    assert 0.15 < time.monotonic() - began < SLACK
+    assert fiber.alive()
+    assert seen == []
+    go.set()
+    fiber.join()
+    assert not fiber.alive()
+    assert seen == [1, "two"]
+    fiber.join()
+
+
+def fibers_of_one_hub_switch_only_when_they_wait_if_green(runtime: Runtime) -> None:
+    assert runtime.green == (sys.argv[1] == "gevent")
+    assert runtime.name == sys.argv[1]
+    ran: list[int] = []
+    fiber = runtime.spawn(ran.append, 1, name="other")
+    compute(0.2)
+    assert bool(ran) is not runtime.green
+    fiber.join(5.0)
+    assert ran == [1]
+
+
+def a_sleep_lets_others_run_and_lasts_as_long_as_said(runtime: Runtime) -> None:
+    order: list[str] = []
+    fibers = [runtime.spawn(order.append, name, name=name) for name in "ab"]
+    until(runtime, lambda: len(order) == 2)
+    assert order == ["a", "b"]
+    for fiber in fibers:
+        fiber.join(5.0)
+    wakings: list[tuple[float, float]] = []
+
+    def nap(seconds: float) -> None:
+        began = time.monotonic()
+        runtime.sleep(seconds)
+        wakings.append((seconds, time.monotonic() - began))
+
+    naps = [runtime.spawn(nap, seconds, name="nap") for seconds in (0.6, 0.2, 0.4)]
+    began = time.monotonic()
+    for one in naps:
+        one.join(10.0)
+    assert [seconds for seconds, _ in wakings] == [0.2, 0.4, 0.6]
+    assert all(lasted > seconds - 0.01 for seconds, lasted in wakings), wakings
+    assert time.monotonic() - began < 1.1 + SLACK
+    ran: list[int] = []
+    runtime.spawn(ran.append, 1, name="other")
+    until(runtime, lambda: runtime.sleep(0) or ran, 5.0)
+
+
+def an_exception_in_a_spawned_fiber_is_logged_and_told(runtime: Runtime) -> None:
+    heard = Heard(runtime)
+
+    def body() -> None:
+        raise ValueError("nobody may lose this")
+
+    runtime.spawn(body, name="the-spawned").join(5.0)
+    until(runtime, lambda: heard.names and heard.records)
+    assert heard.names == ["the-spawned"]
+    (record,) = heard.records
+    assert record.levelno >= logging.ERROR
+    assert "the-spawned" in record.getMessage()
+    assert record.exc_info and "nobody may lose this" in str(record.exc_info[1])
+
+
+def an_exception_in_an_isolated_fiber_is_logged_and_told(runtime: Runtime) -> None:
+    heard = Heard(runtime)
+
+    def body() -> None:
+        raise ValueError("nor this")
+
+    fiber = runtime.isolated(body, name="the-isolated")
+    until(runtime, lambda: heard.names and heard.records)
+    fiber.join(5.0)
+    assert not fiber.alive()
+    assert heard.names == ["the-isolated"]
+    assert "nor this" in str((heard.records[0].exc_info or (None, None))[1])
+
+
+def an_exception_in_a_posted_call_is_logged_and_the_next_ones_run(runtime: Runtime) -> None:
+    heard = Heard(runtime)
+    ran: list[int] = []
+    runtime.call_soon(lambda: 1 // 0)
+    runtime.call_soon(ran.append, 1)
+    until(runtime, lambda: ran)
+    assert len(heard.records) == 1
+    assert heard.records[0].exc_info
+
+
+def isolated_goes_on_while_the_main_hub_computes(runtime: Runtime) -> None:
+    ticks: list[float] = []
+    threads: list[int] = []
+    over: list[bool] = []
+
+    def tick() -> None:
+        threads.append(runtime.thread())
+        while not over:
+            ticks.append(time.monotonic())
+            runtime.sleep(0.02)
+
+    fiber = runtime.isolated(tick, name="tick")
+    until(runtime, lambda: ticks)
+    assert fiber.alive()
+    before = len(ticks)
+    compute(1.0)
+    assert len(ticks) - before >= 10, len(ticks) - before
+    over.append(True)
+    fiber.join(5.0)
+    assert not fiber.alive()
+    assert threads != [runtime.thread()]
+
+
+def calls_posted_from_any_thread_run_on_the_main_hub_in_order(runtime: Runtime) -> None:
+    ran: list[tuple[str, int]] = []
+    threads: set[int] = set()
+
+    def note(who: str, number: int) -> None:
+        threads.add(runtime.thread())
+        ran.append((who, number))
+
+    def post_all(who: str) -> None:
+        for number in range(500):
+            runtime.call_soon(note, who, number)
+
+    fibers = [runtime.isolated(lambda who=who: post_all(who), name=who) for who in ("a", "b")]  # type: ignore[misc]
+    post_all("here")
+    until(runtime, lambda: len(ran) == 1500)
+    for who in ("a", "b", "here"):
+        assert [number for name, number in ran if name == who] == list(range(500))
+    assert len(threads) == 1
+    if runtime.green:
+        assert threads == {runtime.thread()}
+    for fiber in fibers:
+        fiber.join(5.0)
+
+
+def a_posted_call_wakes_a_hub_that_waits(runtime: Runtime) -> None:
+    called = runtime.event()
+
+    def later() -> None:
+        runtime.sleep(0.2)
+        runtime.call_soon(called.set)
+
+    fiber = runtime.isolated(later, name="later")
+    began = time.monotonic()
+    assert called.wait(20.0)
+    assert time.monotonic() - began < SLACK
+    fiber.join(5.0)
+
+
+def an_offloaded_call_returns_its_value_without_blocking_the_hub(runtime: Runtime) -> None:
+    ticks: list[int] = []
+    over: list[bool] = []
+
+    def tick() -> None:
+        while not over:
+            ticks.append(1)
+            runtime.sleep(0.02)
+
+    def blocks(seconds: float) -> str:
+        read, write = os.pipe()  # a read in C that nothing makes cooperative
+        killer = threading._start_new_thread if not runtime.green else _native_start()
+        killer(lambda: (_native_sleep(seconds), os.write(write, b"x")), ())
+        try:
+            return os.read(read, 1).decode()
+        finally:
+            os.close(read)
+            os.close(write)
+
+    fiber = runtime.spawn(tick, name="tick")
+    until(runtime, lambda: ticks)
+    before = len(ticks)
+    assert runtime.offload(blocks, 0.6) == "x"
+    assert len(ticks) - before >= 8, len(ticks) - before
+    over.append(True)
+    fiber.join(5.0)
+
+
+def an_offloaded_call_raises_what_the_call_raised(runtime: Runtime) -> None:
+    def fails(text: str) -> None:
+        raise LookupError(text)
+
+    for _ in range(2):
+        try:
+            runtime.offload(fails, "mine")
+        except LookupError as error:
+            assert error.args == ("mine",)
+        else:
+            raise AssertionError("the error was lost")
+    said: list[int] = []
+    fiber = runtime.isolated(lambda: said.append(runtime.offload(len, "abc")), name="offload")
+    until(runtime, lambda: said == [3])
+    fiber.join(5.0)
+
+
+def an_event_wakes_all_who_wait_and_times_out_the_others(runtime: Runtime) -> None:
+    event = runtime.event()
+    woken: list[int] = []
+
+    def wait(number: int) -> None:
+        assert event.wait() is True
+        woken.append(number)
+
+    assert not event.is_set()
+    began = time.monotonic()
+    assert event.wait(0.2) is False
+    assert 0.15 < time.monotonic() - began < SLACK
+    fibers = [runtime.spawn(wait, number, name=f"waiter{number}") for number in range(10)]
+    runtime.sleep(0.05)
+    assert woken == []
+    event.set()
+    until(runtime, lambda: len(woken) == 10)
+    for fiber in fibers:
+        fiber.join(5.0)
+    assert event.is_set()
+    assert event.wait(0.0) is True
+    event.clear()
+    assert not event.is_set()
+    assert event.wait(0.0) is False
+
+
+def a_lock_keeps_fibers_and_threads_apart(runtime: Runtime) -> None:
+    lock = runtime.lock()
+    inside: list[int] = []
+    overlaps: list[int] = []
+    rounds: list[int] = []
+
+    def enter(number: int) -> None:
+        for _ in range(10):
+            with lock:
+                inside.append(number)
+                runtime.sleep(0.001)
+                if len(inside) > 1:
+                    overlaps.append(number)
+                inside.remove(number)
+            rounds.append(number)
+            runtime.sleep(0)
+
+    fibers = [runtime.spawn(enter, number, name=f"fiber{number}") for number in range(4)]
+    fibers += [runtime.isolated(lambda n=n: enter(n), name=f"thread{n}") for n in (10, 11)]  # type: ignore[misc]
+    until(runtime, lambda: len(rounds) == 60, 20.0)
+    for fiber in fibers:
+        fiber.join(5.0)
+    assert overlaps == []
+
+
+def a_native_thread_has_an_identity_of_its_own_and_fibers_of_a_hub_share_theirs(runtime: Runtime) -> None:
+    seen: dict[str, int] = {}
+    fibers = [
+        runtime.spawn(lambda: seen.update(fiber=runtime.thread()), name="fiber"),
+        runtime.isolated(lambda: seen.update(isolated=runtime.thread()), name="isolated"),
+    ]
+    until(runtime, lambda: len(seen) == 2)
+    for fiber in fibers:
+        fiber.join(5.0)
+    assert seen["isolated"] != runtime.thread()
+    assert (seen["fiber"] == runtime.thread()) is runtime.green
+
+
+def after_a_fork_no_fiber_of_the_parent_runs_in_the_child(runtime: Runtime) -> None:
+    ticks: list[int] = []
+    over: list[bool] = []
+
+    def tick() -> None:
+        while not over:
+            ticks.append(os.getpid())
+            runtime.sleep(0.01)
+
+    fiber = runtime.spawn(tick, name="tick")
+    until(runtime, lambda: ticks)
+    child = os.fork()
+    if child == 0:
+        runtime.alone()
+        time.sleep(0.3)
+        os._exit(os.getpid() in ticks)
+    until(runtime, lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
+    assert fiber.alive()
+    over.append(True)
+    fiber.join(5.0)
+
+
+def a_parked_greenlet_goes_on_when_it_is_woken(runtime: Runtime) -> None:
+    if not runtime.green:
+        assert not hasattr(runtime, "park"), "only a green runtime has bare greenlets"
+        return
+    green: GreenRuntime = runtime  # type: ignore[assignment]
+    steps: list[Any] = []
+
+    def body(value: str) -> None:
+        steps.append(value)
+        green.park()
+        steps.append("woken")
+        green.pause()
+        steps.append(green.current())
+
+    made = green.greenlet(body, "started")
+    runtime.sleep(0.02)
+    assert steps == []
+    green.wake(made)
+    assert steps == []
+    until(runtime, lambda: steps == ["started"])
+    runtime.sleep(0.05)
+    assert steps == ["started"]
+    green.wake(made)
+    until(runtime, lambda: len(steps) == 3)
+    assert steps == ["started", "woken", made]
+
+
+def _native_start() -> Callable[..., object]:
+    from gevent.monkey import get_original
+
+    found: Callable[..., object] = get_original("_thread", "start_new_thread")
+    return found
+
+
+def _native_sleep(seconds: float) -> None:
+    """Block this native thread, patched or not."""
+    import select
+
+    if sys.argv[1] == "gevent":
+        from gevent.monkey import get_original
+
+        get_original("time", "sleep")(seconds)
+    else:
+        select.select([], [], [], seconds)
+
+
+SCENARIOS = {
+    scenario.__name__: scenario
+    for scenario in (
+        a_spawned_fiber_runs_beside_its_caller_and_can_be_joined,
+        fibers_of_one_hub_switch_only_when_they_wait_if_green,
+        a_sleep_lets_others_run_and_lasts_as_long_as_said,
+        an_exception_in_a_spawned_fiber_is_logged_and_told,
+        an_exception_in_an_isolated_fiber_is_logged_and_told,
+        an_exception_in_a_posted_call_is_logged_and_the_next_ones_run,
+        isolated_goes_on_while_the_main_hub_computes,
+        calls_posted_from_any_thread_run_on_the_main_hub_in_order,
+        a_posted_call_wakes_a_hub_that_waits,
+        an_offloaded_call_returns_its_value_without_blocking_the_hub,
+        an_offloaded_call_raises_what_the_call_raised,
+        an_event_wakes_all_who_wait_and_times_out_the_others,
+        a_lock_keeps_fibers_and_threads_apart,
+        a_native_thread_has_an_identity_of_its_own_and_fibers_of_a_hub_share_theirs,
+        after_a_fork_no_fiber_of_the_parent_runs_in_the_child,
+        a_parked_greenlet_goes_on_when_it_is_woken,
+    )
+}
+
+if __name__ == "__main__":
+    if sys.argv[2] == "list":
+        print("\n".join(SCENARIOS))
+    else:
+        SCENARIOS[sys.argv[2]](make())
+        print("kept")
