@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import Any
 
-from greenq.exceptions import PoolClosed, PoolFull
+from greenq.exceptions import ConfigError, PoolClosed, PoolFull
 from greenq.model import Request
 from greenq.pools.base import Capabilities, Done, Ending, Run
 from greenq.pools.guarding import run_guarded, tell_done
@@ -121,5 +121,5 @@ def make_runtime() -> ThreadsRuntime:
 def make_pool(size: int, runtime: ThreadsRuntime) -> SoloPool:
     """Make the pool; `size` must be 1."""
     if size != 1:
-        raise PoolFull("the solo pool has exactly one slot: leave out -c, or say -c 1")
+        raise ConfigError("the solo pool has exactly one slot: leave out -c, or say -c 1")
     return SoloPool(runtime)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import gevent.event
 from gevent import monkey
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _start_new_thread = monkey.get_original("_thread", "start_new_thread")
 _get_ident = monkey.get_original("_thread", "get_ident")
+_allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 
 class GeventFiber:
@@ -55,6 +56,55 @@ class NativeFiber:
     def alive(self) -> bool:
         """Has it not ended?"""
         return not self.done
+
+
+class SharedLock:
+    """A lock for fibers of several hubs; who waits lets its own hub run.
+
+    Not gevent's own (26.9): where two fibers of one hub and a thread with another wait for it, a release wakes
+    nobody and all of them wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._held = _allocate_lock()
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def __enter__(self) -> None:
+        while not self._held.acquire(blocking=False):
+            self._wait()
+
+    def __exit__(self, *exc: object) -> None:
+        self._held.release()
+        self._wake_one()
+
+    def _wait(self) -> None:
+        turn = gevent.event.Event()
+        # Another thread may only ring; and a loop without a watcher would end under who waits.
+        bell = gevent.get_hub().loop.async_()
+        bell.start(turn.set)
+        wake = bell.send
+        self._waiting.append(wake)
+        try:
+            # The release may have come just before it could see this fiber in the line.
+            if not self._held.locked():
+                self._wake_one()
+            turn.wait()
+        except BaseException:
+            try:
+                self._waiting.remove(wake)
+            except ValueError:  # woken, and killed before it could take the lock: the turn is the next one's
+                self._wake_one()
+            raise
+        finally:
+            bell.stop()
+            bell.close()
+
+    def _wake_one(self) -> None:
+        try:
+            wake = self._waiting.popleft()
+        except IndexError:  # nobody waits
+            return
+        wake()
 
 
 class GeventRuntime:
@@ -111,9 +161,11 @@ class GeventRuntime:
     def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
         try:
             fn(*args)
-        except Exception:
+        except Exception as error:
             self.failed(name)
-            logger.exception("%s ended by an error.", name)
+            # What greenq raises says all in its text; anything else is a defect, and where it was is wanted.
+            defect = not isinstance(error, GreenqError)
+            logger.error("%s ended by an error: %s", name, error, exc_info=defect)  # noqa: TRY400
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""
@@ -124,8 +176,12 @@ class GeventRuntime:
         """See Runtime. Outside the main thread the call is made where it stands: nothing waits there."""
         if _get_ident() != self._main:
             return fn(*args)
-        result: T = self._hub.threadpool.apply(fn, args)
-        return result
+        # Caught over there, because gevent prints the traceback of whatever leaves a function in its threads.
+        result, error = self._hub.threadpool.apply(_caught, (fn, args))
+        if error is not None:
+            raise error
+        value: T = result
+        return value
 
     def sleep(self, seconds: float) -> None:
         """See Runtime."""
@@ -137,8 +193,8 @@ class GeventRuntime:
         return made
 
     def lock(self) -> AbstractContextManager[Any]:
-        """See Runtime. gevent's own lock: fibers of one hub wait cooperatively, threads across hubs safely."""
-        return threading.Lock()
+        """See Runtime."""
+        return SharedLock()
 
     def thread(self) -> int:
         """See Runtime."""
@@ -169,6 +225,13 @@ class GeventRuntime:
     def pause(self) -> None:
         """See GreenRuntime."""
         gevent.sleep(0)
+
+
+def _caught(fn: Callable[..., T], args: tuple[object, ...]) -> tuple[T | None, BaseException | None]:
+    try:
+        return fn(*args), None
+    except BaseException as error:  # noqa: BLE001  (raised again on the hub)
+        return None, error
 
 
 def _unheard(name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
 
 T = TypeVar("T")
@@ -65,9 +66,11 @@ class ThreadsRuntime:
     def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
         try:
             fn(*args)
-        except Exception:
+        except Exception as error:
             self.failed(name)
-            logger.exception("%s ended by an error.", name)
+            # What greenq raises says all in its text; anything else is a defect, and where it was is wanted.
+            defect = not isinstance(error, GreenqError)
+            logger.error("%s ended by an error: %s", name, error, exc_info=defect)  # noqa: TRY400
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""

@@ -16,7 +16,7 @@ from greenq.broker.opening import open_consumer
 from greenq.control import default_registry
 from greenq.control.listener import Listener
 from greenq.conversion import mask_url
-from greenq.exceptions import GreenqError
+from greenq.exceptions import ConfigError, GreenqError
 from greenq.execution.executor import Executor
 from greenq.execution.limits import Limits
 from greenq.gates.eta import eta_gate
@@ -244,6 +244,9 @@ def _revoked_set() -> RevokedSet:
 
 def _queues(app: GreenQ, options: WorkerOptions) -> list[str]:
     chosen = list(options.queues) or list(app.producer.router.queues)
-    return [name for name in chosen if name not in set(options.exclude_queues)]
+    queues = [name for name in chosen if name not in set(options.exclude_queues)]
+    if not queues:
+        raise ConfigError("no queue is left to consume from: look at -Q and -X")
+    return queues
 
 

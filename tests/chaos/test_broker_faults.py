@@ -111,7 +111,9 @@ def test_a_redis_that_stops_for_ten_seconds_is_waited_for(
 
 
 @pytest.mark.parametrize("pool", ["gevent", "solo"])
-def test_a_claim_whose_reply_is_lost_is_done(redis_server: RedisServer, redis_url: str, make_scene: Callable[..., Scene], pool: str) -> None:
+def test_a_claim_whose_reply_is_lost_is_done(
+    redis_server: RedisServer, redis_url: str, make_scene: Callable[..., Scene], pool: str
+) -> None:
     with RedisProxy(redis_server.port) as proxy:
         scene = make_scene(redis_url)
         node = scene.worker(pool=pool, concurrency=5 if pool == "gevent" else 1, env={"GREENQ_BROKER_URL": proxy.url})
@@ -121,7 +123,7 @@ def test_a_claim_whose_reply_is_lost_is_done(redis_server: RedisServer, redis_ur
             names += scene.send_naps(4, 0.02, start=len(names))
             time.sleep(0.3)
         assert proxy.swallowed >= 3
-        wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: f"{scene.ledger.check(names)}\n{node.output()}")
+        wait_for(lambda: not scene.ledger.check(names).lost, 30, lambda: node.output()[-3000:])
         assert not scene.ledger.check(names).restarted
         assert scene.length() == 0
 
@@ -203,7 +205,7 @@ def test_results_that_cannot_be_stored_wait_and_lose_nothing(
     node = scene.worker(concurrency=50)
     durable_redis.kill()
     sent = [scene.send("nap", str(number), 0.05) for number in range(200)]
-    wait_for(lambda: len(scene.ledger.dones()) == 200, 15, lambda: f"{len(scene.ledger.dones())} of 200 tasks\n{node.output()[-2000:]}")
+    wait_for(lambda: len(scene.ledger.dones()) == 200, 15, lambda: node.output()[-3000:])
     durable_redis.start()
     for number, each in enumerate(sent):
         assert each.get(timeout=15) == str(number)

@@ -1,6 +1,6 @@
 """A consumer in a process of its own: fetches, says the ids, and closes, or lives on until it is killed.
 
-    python -m tests.contract.consumer_driver URL JSON_SETTINGS COUNT close|live
+python -m tests.contract.consumer_driver URL JSON_SETTINGS COUNT close|live
 """
 
 from __future__ import annotations

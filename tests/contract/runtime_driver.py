@@ -15,12 +15,13 @@ patch(sys.argv[1])
 import importlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
-import threading  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
+from greenq._speedups import Timer  # noqa: E402
 from greenq.runtime.base import GreenRuntime, Runtime  # noqa: E402
+from greenq.runtime.timers import Timers  # noqa: E402
 
 RUNTIMES = {
     "gevent": "greenq.runtime.gevent:GeventRuntime",
@@ -48,6 +49,15 @@ def compute(seconds: float) -> None:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
+
+
+def original(module: str, name: str) -> Callable[..., Any]:
+    """A function of the standard library as it was before patching."""
+    if sys.argv[1] == "threads":
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
+    patched: Callable[..., Any] = importlib.import_module("gevent.monkey").get_original(module, name)
+    return patched
 
 
 class Heard(logging.Handler):
@@ -120,7 +130,10 @@ def a_sleep_lets_others_run_and_lasts_as_long_as_said(runtime: Runtime) -> None:
     assert time.monotonic() - began < 1.1 + SLACK
     ran: list[int] = []
     runtime.spawn(ran.append, 1, name="other")
-    until(runtime, lambda: runtime.sleep(0) or ran, 5.0)
+    deadline = time.monotonic() + 5.0
+    while not ran and time.monotonic() < deadline:
+        runtime.sleep(0)
+    assert ran == [1]
 
 
 def an_exception_in_a_spawned_fiber_is_logged_and_told(runtime: Runtime) -> None:
@@ -232,10 +245,13 @@ def an_offloaded_call_returns_its_value_without_blocking_the_hub(runtime: Runtim
             ticks.append(1)
             runtime.sleep(0.02)
 
+    def end(seconds: float, write: int) -> None:
+        original("time", "sleep")(seconds)
+        os.write(write, b"x")
+
     def blocks(seconds: float) -> str:
         read, write = os.pipe()  # a read in C that nothing makes cooperative
-        killer = threading._start_new_thread if not runtime.green else _native_start()
-        killer(lambda: (_native_sleep(seconds), os.write(write, b"x")), ())
+        original("_thread", "start_new_thread")(end, (seconds, write))
         try:
             return os.read(read, 1).decode()
         finally:
@@ -381,23 +397,30 @@ def a_parked_greenlet_goes_on_when_it_is_woken(runtime: Runtime) -> None:
     assert steps == ["started", "woken", made]
 
 
-def _native_start() -> Callable[..., object]:
-    from gevent.monkey import get_original
+def timers_go_off_in_order_never_early_and_not_once_cancelled(runtime: Runtime) -> None:
+    timers = Timers(runtime)
+    timers.start()
+    fired: list[tuple[str, float]] = []
+    now = time.monotonic()
 
-    found: Callable[..., object] = get_original("_thread", "start_new_thread")
-    return found
+    def at(delay: float, name: str) -> Timer:
+        return timers.at(now + delay, lambda: fired.append((name, time.monotonic() - now - delay)))
 
-
-def _native_sleep(seconds: float) -> None:
-    """Block this native thread, patched or not."""
-    import select
-
-    if sys.argv[1] == "gevent":
-        from gevent.monkey import get_original
-
-        get_original("time", "sleep")(seconds)
-    else:
-        select.select([], [], [], seconds)
+    at(0.4, "third")
+    at(0.2, "first")
+    at(0.3, "never").cancel()
+    at(0.2, "second")
+    runtime.sleep(0.02)
+    fiber = runtime.isolated(lambda: at(0.1, "from a thread"), name="other")
+    assert timers.pending() >= 3
+    until(runtime, lambda: len(fired) == 4)
+    assert [name for name, _ in fired] == ["from a thread", "first", "second", "third"]
+    assert all(0 <= late < SLACK for _, late in fired), fired
+    assert timers.pending() == 0
+    fiber.join(5.0)
+    at(0.0, "late")
+    until(runtime, lambda: len(fired) == 5)
+    timers.stop()
 
 
 SCENARIOS = {
@@ -419,6 +442,7 @@ SCENARIOS = {
         a_native_thread_has_an_identity_of_its_own_and_fibers_of_a_hub_share_theirs,
         after_a_fork_no_fiber_of_the_parent_runs_in_the_child,
         a_parked_greenlet_goes_on_when_it_is_woken,
+        timers_go_off_in_order_never_early_and_not_once_cancelled,
     )
 }
 

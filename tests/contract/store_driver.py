@@ -1,6 +1,6 @@
 """An owner in a process of its own: claims from "q", says its tags, then renews them until it is killed.
 
-    python -m tests.contract.store_driver URL OWNER JSON_OPTIONS LIMIT
+python -m tests.contract.store_driver URL OWNER JSON_OPTIONS LIMIT
 """
 
 from __future__ import annotations

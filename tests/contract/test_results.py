@@ -78,7 +78,9 @@ def over(payload: bytes) -> bool:
 @pytest.mark.parametrize(
     ("store", "persistent"), [("redis", True), ("sqlite", True), ("rpc", False), ("disabled", False)]
 )
-def test_a_store_says_its_name_and_whether_it_keeps_results(client: ResultStore, store: str, persistent: bool) -> None:
+def test_a_store_says_its_name_and_whether_it_keeps_results(
+    client: ResultStore, store: str, persistent: bool
+) -> None:
     assert (client.name, client.persistent) == (store, persistent)
 
 
@@ -165,7 +167,9 @@ def test_a_wait_passes_over_payloads_that_are_not_ready(client: ResultStore, wor
 
 
 @pytest.mark.parametrize("store", ANSWERING)
-def test_a_wait_without_a_ready_result_times_out_and_can_be_repeated(client: ResultStore, worker: ResultStore) -> None:
+def test_a_wait_without_a_ready_result_times_out_and_can_be_repeated(
+    client: ResultStore, worker: ResultStore
+) -> None:
     client.expect(["t"])
     worker.store([record(client, "t", State.STARTED)])
     began = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import sys
 import threading
 import time
@@ -288,7 +289,7 @@ def test_a_lost_owners_messages_come_back_by_reclaim(store: Store, lost: tuple[P
 
 def test_a_living_owner_that_renews_loses_nothing(store: Store, lost: tuple[Process, list[str]]) -> None:
     holder, _ = lost
-    until = time.monotonic() + 2 * LEASE
+    until = time.monotonic() + 1.3 * LEASE
     while time.monotonic() < until:
         assert store.reclaim() == 0
         time.sleep(0.05)
@@ -339,3 +340,22 @@ def test_closing_twice_is_legal_and_what_is_claimed_stays_claimed(opened: Open) 
     closed.close()
     assert stranger.claim(["q"], 1) == []
     assert sibling.settle([held.tag]) == 0
+
+
+def test_a_silent_owner_learns_from_renew_whether_it_was_given_up_for_dead(
+    store: Store, lost: tuple[Process, list[str]]
+) -> None:
+    holder, _ = lost
+    holder.signal(signal.SIGSTOP)
+    until, back = time.monotonic() + 1.6 * LEASE, 0
+    while time.monotonic() < until:
+        back += store.reclaim()
+        time.sleep(0.05)
+    holder.signal(signal.SIGCONT)
+    if back:
+        assert holder.wait(10) != 0
+        assert "given up for dead" in holder.output()
+    else:
+        time.sleep(0.3)
+        assert holder.running, holder.output()
+    assert len(store.claim(["q"], 10)) == back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,14 @@ class Fleet:
     def green_node(self, name: str = "green", **options: Any) -> Node:
         """A ready worker of greenq."""
         env = {"GREENQ_BROKER_URL": self.url, "GREENQ_RESULT_BACKEND": self.backend}
-        return self._start(Node, "tests.interop.green_app", name, env, options)
+        node: Node = self._start(Node, "tests.interop.green_app", name, env, options)
+        return node
 
     def stock_node(self, name: str = "stock", **options: Any) -> CeleryNode:
         """A ready worker of Celery."""
         env = {"SHOP_BROKER": self.url, "SHOP_BACKEND": self.backend}
-        return self._start(celery_node, "tests.interop.stock_app", name, env, options)
+        node: CeleryNode = self._start(celery_node, "tests.interop.stock_app", name, env, options)
+        return node
 
     def _start(self, make: Any, app: str, name: str, env: dict[str, str], options: dict[str, Any]) -> Any:
         settings = {**self.settings, **options.pop("settings", {})}
@@ -67,8 +70,6 @@ class Fleet:
 
     def line(self, program: str, *words: str) -> list[str]:
         """The command line of either program against this broker, for subprocess.run."""
-        import sys
-
         app = {"celery": "stock_app", "greenq": "green_app"}[program]
         return [sys.executable, "-m", program, "-A", f"tests.interop.{app}", *words]
 

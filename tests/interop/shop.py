@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import date, datetime
 from datetime import time as clock
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from tests.support.ledger import Ledger
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Every type kombu's JSON carries (wire.md 5.5), alone and inside containers.
 KINDS: dict[str, Any] = {
@@ -33,7 +36,7 @@ KINDS: dict[str, Any] = {
 class Broken(ValueError):
     """An exception of the user's own, in a module both sides import."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self: Any, code: int, text: str) -> None:
         super().__init__(code, text)
         self.code = code
 
@@ -41,7 +44,7 @@ class Broken(ValueError):
 class Picky(Exception):
     """One that cannot be made again from its args."""
 
-    def __init__(self, *, why: str) -> None:
+    def __init__(self: Any, *, why: str) -> None:
         super().__init__(f"because {why}")
 
 
@@ -49,46 +52,46 @@ def define(app: Any, errors: Any) -> None:
     """Register the tasks; `errors` has the library's Reject and Ignore."""
     ledger = Ledger.from_env()
 
-    def task(function: Any = None, **options: Any) -> Any:
-        if function is None:
-            return lambda each: task(each, **options)
-        return app.task(name=f"shop.{function.__name__}", **options)(function)
+    def task(**options: Any) -> Callable[[F], F]:
+        def register(function: F) -> F:
+            registered: F = app.task(name=f"shop.{function.__name__}", **options)(function)
+            return registered
 
-    @task
+        return register
+
+    @task()
     def echo(*args: Any, **kwargs: Any) -> list[Any]:
         return [args, kwargs]
 
-    @task
+    @task()
     def kinds(value: Any) -> dict[str, list[str]]:
         return {key: [type(each).__name__, repr(each)] for key, each in value.items()}
 
-    @task
+    @task()
     def add(x: Any, y: Any) -> Any:
         return x + y
 
-    @task
+    @task()
     def note(what: Any) -> Any:
         ledger.start(what)
         ledger.done(what)
         return what
 
-    @task
+    @task()
     def nap(what: str, seconds: float) -> str:
         ledger.start(what)
         time.sleep(seconds)
         ledger.done(what)
         return what
 
-    @task
+    @task(acks_late=True)
     def late(what: str, seconds: float) -> str:
         ledger.start(what)
         time.sleep(seconds)
         ledger.done(what)
         return what
 
-    late.acks_late = True
-
-    @task
+    @task()
     def fail(kind: str) -> None:
         if kind == "own":
             raise Broken(7, "own")
@@ -99,7 +102,7 @@ def define(app: Any, errors: Any) -> None:
         raise {"value": ValueError, "key": KeyError, "zero": ZeroDivisionError, "os": OSError}[kind]("boom", 42)
 
     @task(bind=True)
-    def about(self) -> dict[str, Any]:
+    def about(self: Any) -> dict[str, Any]:
         request = self.request
         names = (
             "id", "task", "shadow", "eta", "expires", "retries", "timelimit", "root_id", "parent_id", "origin",
@@ -111,14 +114,14 @@ def define(app: Any, errors: Any) -> None:
         return {key: each.isoformat() if isinstance(each, datetime) else each for key, each in found.items()}
 
     @task(bind=True, max_retries=2, default_retry_delay=0.1)
-    def again(self, what: str) -> int:
+    def again(self: Any, what: str) -> int:
         ledger.start(what)
         if self.request.retries < 2:
             raise self.retry(exc=RuntimeError("not yet"))
         return int(self.request.retries)
 
     @task(bind=True, max_retries=1)
-    def never(self) -> None:
+    def never(self: Any) -> None:
         raise self.retry(countdown=0.05)
 
     @task(autoretry_for=(OSError,), max_retries=1, retry_backoff=1, retry_jitter=False)
@@ -127,7 +130,7 @@ def define(app: Any, errors: Any) -> None:
         raise OSError("always")
 
     @task(bind=True, max_retries=None)
-    def waits(self, seconds: float) -> None:
+    def waits(self: Any, seconds: float) -> None:
         raise self.retry(exc=KeyError("later"), countdown=seconds)
 
     @task(track_started=True)
@@ -136,32 +139,32 @@ def define(app: Any, errors: Any) -> None:
         return "tracked"
 
     @task(bind=True)
-    def progress(self, seconds: float) -> str:
+    def progress(self: Any, seconds: float) -> str:
         self.update_state(state="PROGRESS", meta={"done": 50})
         time.sleep(seconds)
         return "all"
 
-    @task
+    @task()
     def parent() -> str:
         return str(app.send_task("shop.add", (1, 1), add_to_parent=True).id)
 
     @task(bind=True)
-    def rejects(self, what: str, requeue: bool) -> str:
+    def rejects(self: Any, what: str, requeue: bool) -> str:
         ledger.start(what)
         if requeue and self.request.delivery_info["redelivered"]:
             return "second"
         raise errors.Reject("no", requeue=requeue)
 
-    @task
+    @task()
     def ignores(what: str) -> None:
         ledger.start(what)
         raise errors.Ignore
 
-    @task
+    @task()
     def failed_old(task_id: str) -> None:
         ledger.start(f"old:{task_id}")
 
-    @task
+    @task()
     def failed_new(request: Any, exc: Any, traceback: Any) -> None:
         ledger.start(f"new:{request.id}:{type(exc).__name__}:{'raise' in str(traceback)}")
 

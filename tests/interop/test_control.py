@@ -1,4 +1,4 @@
-"""Remote control across: Celery's client and command line to greenq, greenq's client to Celery, one broadcast to both."""
+"""Remote control across: Celery's client and prompt to greenq, greenq's client to Celery, a broadcast to both."""
 
 from __future__ import annotations
 
