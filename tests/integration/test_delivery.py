@@ -68,8 +68,8 @@ def test_a_cold_stop_gives_back_what_runs(stage: Stage, pool: str, signals: list
 
 
 def test_a_computing_task_is_cut_by_a_cold_stop(redis_stage: Stage) -> None:
-    redis_stage.send("compute", "busy", 60)
     node = redis_stage.worker(concurrency=4)
+    redis_stage.send("compute", "busy", 60)
     wait_for(lambda: redis_stage.ledger.running(), 10, "the computing task")
     node.interrupt()
     time.sleep(0.2)

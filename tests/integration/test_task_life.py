@@ -38,7 +38,7 @@ def test_failures_say_what_was_raised(redis_stage: Stage, pool: str) -> None:
     assert 'raise ValueError(text)' in failed.traceback
     assert "greenq/execution" not in failed.traceback
     left = redis_stage.send("leave")
-    with pytest.raises(BaseException) as caught:  # noqa: PT011  (a SystemExit may not end this process)
+    with pytest.raises(BaseException) as caught:
         left.get(timeout=20)
     assert "3" in str(caught.value)
     assert redis_stage.send("add", 1, 1).get(timeout=20) == 2

@@ -14,9 +14,10 @@ _AT_MOST = 1000
 class Pace:
     """Tells a flood from a dialogue by trying.
 
-    In a flood publisher and consumer would wake and lock out each other for every single message, which costs much of the
-    throughput. In a dialogue the next message comes only after the answer to the last one, just as soon, and
-    to gather is mere delay; so each time it brings nothing, four times as many short waits must come first.
+    In a flood publisher and consumer would wake and lock out each other for every single message, which costs
+    much of the throughput. In a dialogue the next message comes only after the answer to the last one, just as
+    soon, and to gather is mere delay; so each time it brings nothing, four times as many short waits must come
+    first.
     """
 
     __slots__ = ("_gathered", "_needed", "_short")

@@ -52,7 +52,7 @@ def test_an_app_that_only_exists_opens_no_broker_library() -> None:
 
 def test_importing_greenq_leaves_everything_to_be_patched() -> None:
     before = loaded_by("")
-    assert loaded_by("import greenq") - before == {"greenq", "__future__"}
+    assert loaded_by("import greenq") - before <= {"greenq", "__future__"}
 
 
 @pytest.mark.parametrize("name", ["nope", "app_", "Task_"])
