@@ -45,6 +45,7 @@ class GreenPool:
         self._idle: list[Slot] = []
         self._handed: deque[Request] = deque()  # accepted, not yet picked up by a slot
         self._busy = 0  # accepted and not done
+        self._untold = 0  # free again, but `done` has not returned: it may wait, to write a log line
         self._about_to_look = 0  # slots between two tasks: they take from the hand-over without a wake
         self._closed = False
         self._turned = 0.0
@@ -107,7 +108,7 @@ class GreenPool:
     def drain(self, timeout: float | None) -> bool:
         """See Pool."""
         self._closed = True
-        if not self._busy:
+        if not self._busy and not self._untold:
             return True
         self._empty.clear()
         return self._empty.wait(timeout)
@@ -169,12 +170,14 @@ class GreenPool:
         slot.request = None
         self._interrupts.forget(request)
         self._busy -= 1
+        self._untold += 1
         self._about_to_look += 1
         before = self._about_to_look
         tell_done(self._done, request, outcome)
         if self._about_to_look >= before:
             self._about_to_look -= 1
-        if not self._busy:
+        self._untold -= 1
+        if not self._busy and not self._untold:
             self._empty.set()
 
     def _running(self) -> Request | None:

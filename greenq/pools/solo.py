@@ -28,6 +28,7 @@ class SoloPool:
         # Guards the count: the intake's thread submits while the main thread ends a task.
         self._lock = threading.Lock()
         self._busy = 0
+        self._untold = False  # free again, but `done` has not returned
         self._current: Request | None = None  # written by the main thread only
         self._closed = False
         self._empty = threading.Event()
@@ -79,7 +80,7 @@ class SoloPool:
         """See Pool."""
         with self._lock:
             self._closed = True
-            if not self._busy:
+            if not self._busy and not self._untold:
                 return True
             self._empty.clear()
         return self._empty.wait(timeout)
@@ -108,9 +109,12 @@ class SoloPool:
         self._interrupts.forget(request)
         with self._lock:
             self._busy = 0
+            self._untold = True
         tell_done(self._done, request, outcome)
-        if not self._busy:
-            self._empty.set()
+        with self._lock:
+            self._untold = False
+            if not self._busy:
+                self._empty.set()
 
 
 def make_runtime() -> ThreadsRuntime:

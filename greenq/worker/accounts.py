@@ -94,7 +94,7 @@ class Accounts:
             logger.error("Task %s[%s] raised unexpected: %s%s", name, task_id, outcome.result_text, text)
         elif state == State.FAILURE:
             logger.info("Task %s[%s] raised expected: %s", name, task_id, outcome.result_text)
-        elif state == State.CANCELLED:
+        elif state == State.CANCELLED and not request.acked:
             logger.warning("Task %s[%s] was cut short; its message goes back.", name, task_id)
         else:
             logger.info("Task %s[%s] %s: %s", name, task_id, state.lower(), outcome.result_text)

@@ -79,7 +79,7 @@ class Rig:
             finally:
                 self.pool.stop()
 
-        self.pool.start(self.run, self.finished)
+        self.pool.start(self.run, lambda request, outcome: self.finished(request, outcome))
         chase = self.runtime.isolated(self.chase, name="chase")
         self.runtime.spawn(body, name="scenario")
         self.pool.serve()
@@ -157,6 +157,22 @@ def after_drain_nothing_starts(rig: Rig) -> None:
     except PoolClosed:
         return
     raise AssertionError("a drained pool took one more")
+
+
+def drain_waits_until_everything_was_told(rig: Rig) -> None:
+    told: list[str] = []
+    real = rig.finished
+
+    def slow(request: Request, outcome: Outcome) -> None:
+        rig.runtime.sleep(0.2)
+        real(request, outcome)
+        told.append(request.id)
+
+    rig.finished = slow  # type: ignore[method-assign]
+    rig.pool.submit(rig.add("one", lambda: None))
+    rig.wait(lambda: rig.pool.free() == rig.size)
+    assert rig.pool.drain(5.0) is True
+    assert told == ["one"]
 
 
 def a_waiting_task_can_be_killed(rig: Rig) -> None:
@@ -319,6 +335,7 @@ SCENARIOS = {
         whatever_is_raised_ends_only_its_task,
         a_full_pool_refuses,
         after_drain_nothing_starts,
+        drain_waits_until_everything_was_told,
         a_waiting_task_can_be_killed,
         a_computing_task_can_be_killed_from_a_thread,
         a_swallowed_exception_class_does_not_stop_a_kill,
