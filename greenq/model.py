@@ -97,12 +97,12 @@ class Record(NamedTuple):
     expires: float | None = None  # seconds to keep it; None keeps it for ever
 
 
-@dataclass(frozen=True, slots=True)
-class TaskMessage:
+class TaskMessage(NamedTuple):
     """One message ready to be published.
 
     `body` is the serialized (and perhaps compressed) body before any transport encoding.
     `exchange == ""` means straight to the queue named by `routing_key`.
+    `plain` says that headers and properties hold only what was made here: text, numbers, lists, null.
     """
 
     headers: dict[str, Any]
@@ -112,6 +112,7 @@ class TaskMessage:
     properties: dict[str, Any]  # correlation_id, reply_to, priority, delivery_mode, expiration
     exchange: str
     routing_key: str
+    plain: bool = False
 
 
 @dataclass(slots=True)

@@ -9,6 +9,8 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
 
+import msgspec
+
 from greenq._speedups import Malformed, decode_parts, parse_time
 from greenq.exceptions import MalformedMessage
 from greenq.log import printable
@@ -18,6 +20,8 @@ from greenq.wire.reprs import safe_repr
 from greenq.wire.serializers import Accept, dumps_json
 
 logger = logging.getLogger(__name__)
+
+_encode = msgspec.json.encode  # of what was made here; arguments and custom headers take kombu's encoder
 
 # Headers that belong to one message or to the transport. A retry passes on all headers of its predecessor
 # as custom ones: a stale `compression` would make the new body unreadable, a stale `id` another task.
@@ -80,7 +84,9 @@ def build_task_message(  # noqa: PLR0913  (one keyword for each thing the protoc
     }  # fmt: skip
     _add_custom(own, headers, body.compression)
     properties = _properties(task_id, reply_to, delivery_mode, priority, expires, now)
-    return TaskMessage(own, *body[:3], properties, exchange, routing_key)
+    return TaskMessage(
+        own, body.body, body.content_type, body.content_encoding, properties, exchange, routing_key, not headers
+    )
 
 
 def to_envelope(message: TaskMessage, delivery_tag: str) -> bytes:
@@ -89,23 +95,27 @@ def to_envelope(message: TaskMessage, delivery_tag: str) -> bytes:
     Raises:
         EncodeError: a custom header cannot be written as JSON.
     """
-    given = message.properties
-    properties: dict[str, Any] = {
-        key: given[key] for key in given if key not in ("priority", "delivery_info", "body_encoding")
+    properties = {
+        **message.properties,
+        "delivery_info": {"exchange": message.exchange, "routing_key": message.routing_key},
+        "body_encoding": "base64",
+        "delivery_tag": delivery_tag,
     }
-    properties["delivery_info"] = {"exchange": message.exchange, "routing_key": message.routing_key}
-    properties["priority"] = given.get("priority") or 0
-    properties["body_encoding"] = "base64"
-    properties["delivery_tag"] = delivery_tag
-    return dumps_json(
-        {
-            "body": b2a_base64(message.body, newline=False).decode("ascii"),
-            "content-encoding": message.content_encoding,
-            "content-type": message.content_type,
-            "headers": message.headers,
-            "properties": properties,
-        }
-    )
+    properties["priority"] = properties.get("priority") or 0
+    envelope = {
+        "body": b2a_base64(message.body, newline=False).decode("ascii"),
+        "content-encoding": message.content_encoding,
+        "content-type": message.content_type,
+        "headers": message.headers,
+        "properties": properties,
+    }
+    if message.plain:
+        try:
+            return _encode(envelope)
+        except UnicodeEncodeError:
+            # Half a surrogate pair in an argument's text: only kombu's encoder can write it.
+            return dumps_json(envelope)
+    return dumps_json(envelope)
 
 
 def complete_v1(request: Request, accept: Accept) -> None:

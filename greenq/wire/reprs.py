@@ -9,6 +9,7 @@ from typing import Any
 LIMIT = 1024  # characters, Celery's for argsrepr
 LEVELS = 3  # Celery's task_repr_maxlevels
 
+_FEW = 8  # small items fit for sure
 _SIMPLE = (int, float, bool, type(None))
 _BRACKETS: dict[type, tuple[str, str]] = {
     list: ("[", "]"),
@@ -26,6 +27,10 @@ def safe_repr(value: Any, limit: int = LIMIT, levels: int = LEVELS) -> str:
     """
     if not value and type(value) in _BRACKETS and not isinstance(value, (set, frozenset)):
         return repr(value)
+    if type(value) in (tuple, list) and len(value) <= _FEW and all(map(_is_small, value)):
+        text = repr(value)
+        if len(text) <= limit:
+            return text
     parts: list[str] = []
     left = limit
     for part in _parts(value, levels, limit):
@@ -35,6 +40,14 @@ def safe_repr(value: Any, limit: int = LIMIT, levels: int = LEVELS) -> str:
             text = "".join(parts)
             return text[: max(limit - 3, 0)] + "..."
     return "".join(parts)
+
+
+def _is_small(item: Any) -> bool:
+    """A number or text whose `repr` is short and cannot fail."""
+    kind = type(item)
+    if kind is int:
+        return -(1 << 63) < item < 1 << 63
+    return len(item) <= 64 if kind is str else kind in _SIMPLE
 
 
 def _parts(value: Any, levels: int, limit: int) -> Iterator[str]:

@@ -128,7 +128,7 @@ def test_a_claim_whose_reply_is_lost_is_done(
         assert scene.length() == 0
 
 
-@pytest.mark.parametrize("way", ["kill", "cut"])
+@pytest.mark.parametrize("way", [pytest.param("kill", marks=pytest.mark.chaos), "cut"])
 def test_a_rabbitmq_lost_with_a_full_pool_neither_wedges_nor_repeats(
     own_rabbit: RabbitServer, make_scene: Callable[..., Scene], way: str
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_stop_while_the_broker_was_never_there_is_prompt(
     assert not errors(node)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGQUIT, marks=pytest.mark.chaos)])
 def test_a_stop_while_the_broker_is_away_is_bounded(
     durable_redis: RedisServer, make_scene: Callable[..., Scene], number: int
 ) -> None:

@@ -148,7 +148,7 @@ def test_another_process_that_holds_the_write_lock_is_waited_for(
     names = scene.send_naps(20, 0.05)
     with sqlite3.connect(tmp_path / "broker.db", isolation_level=None, timeout=10) as other:
         other.execute("BEGIN IMMEDIATE")
-        time.sleep(8)
+        time.sleep(6)
         other.execute("ROLLBACK")
     other.close()
     wait_for(lambda: not scene.ledger.check(names).lost, 15, lambda: node.output()[-3000:])

@@ -16,12 +16,13 @@ WAYS: list[list[int]] = [
     [signal.SIGINT, signal.SIGINT],
     [signal.SIGQUIT],
     [signal.SIGTERM, signal.SIGQUIT],
+    # Only in the long form: on Redis what a kill leaves behind comes back with its lease.
     [signal.SIGTERM, signal.SIGKILL],
     [signal.SIGKILL],
 ]
 
 
-@pytest.mark.parametrize("stops", [6, pytest.param(30, marks=[pytest.mark.chaos, pytest.mark.timeout(400)])])
+@pytest.mark.parametrize("stops", [4, pytest.param(30, marks=[pytest.mark.chaos, pytest.mark.timeout(400)])])
 def test_worker_after_worker_stopped_at_random_loses_nothing(scene: Scene, stops: int) -> None:
     chance = random.Random(stops)
     names = scene.send_naps(60 * stops, 0.1)
