@@ -48,7 +48,6 @@ class GreenPool:
         self._untold = 0  # free again, but `done` has not returned: it may wait, to write a log line
         self._about_to_look = 0  # slots between two tasks: they take from the hand-over without a wake
         self._closed = False
-        self._turned = 0.0
         self._empty = runtime.event()
         self._stopped = runtime.event()
         self._interrupts = Interrupts(self._running)
@@ -150,19 +149,24 @@ class GreenPool:
     def _work(self, slot: Slot) -> None:
         """What a slot does. Woken for nothing (another slot was quicker), it parks again."""
         handed = self._handed
+        turns = self._runtime.turns
+        turn, began = turns(), time.perf_counter()
         while True:
             if handed:
                 self._one(slot, handed.popleft())
-                if time.perf_counter() - self._turned > FAIR_SECONDS:
+                if turns() != turn:
+                    # The task waited, so others had their turn; a pause now would only hold up the next one.
+                    turn, began = turns(), time.perf_counter()
+                elif time.perf_counter() - began > FAIR_SECONDS:
                     self._runtime.pause()
-                    self._turned = time.perf_counter()
+                    turn, began = turns(), time.perf_counter()
             elif len(self._slots) > self.size:
                 del self._slots[slot.greenlet]
                 return
             else:
                 self._idle.append(slot)
                 self._runtime.park()
-                self._turned = time.perf_counter()
+                turn, began = turns(), time.perf_counter()
 
     def _one(self, slot: Slot, request: Request) -> None:
         slot.request = request

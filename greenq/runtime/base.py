@@ -78,5 +78,8 @@ class GreenRuntime(Runtime, Protocol):
     def wake(self, greenlet: Any) -> None:
         """Let a parked or new greenlet run at the hub's next turn. Main hub only."""
 
+    def turns(self) -> int:
+        """How often the main hub's loop has turned: two equal answers say that it has not between them."""
+
     def pause(self) -> None:
         """Let the hub turn once and go on; for fairness between tasks that never wait."""

@@ -222,6 +222,11 @@ class GeventRuntime:
         """See GreenRuntime."""
         self._hub.loop.run_callback(greenlet.switch)
 
+    def turns(self) -> int:
+        """See GreenRuntime."""
+        turned: int = self._hub.loop.iteration
+        return turned
+
     def pause(self) -> None:
         """See GreenRuntime."""
         gevent.sleep(0)

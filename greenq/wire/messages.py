@@ -84,9 +84,7 @@ def build_task_message(  # noqa: PLR0913  (one keyword for each thing the protoc
     }  # fmt: skip
     _add_custom(own, headers, body.compression)
     properties = _properties(task_id, reply_to, delivery_mode, priority, expires, now)
-    return TaskMessage(
-        own, body.body, body.content_type, body.content_encoding, properties, exchange, routing_key, not headers
-    )
+    return TaskMessage(own, *body[:3], properties, exchange, routing_key, not headers)
 
 
 def to_envelope(message: TaskMessage, delivery_tag: str) -> bytes:

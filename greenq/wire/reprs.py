@@ -46,7 +46,7 @@ def _is_small(item: Any) -> bool:
     """A number or text whose `repr` is short and cannot fail."""
     kind = type(item)
     if kind is int:
-        return -(1 << 63) < item < 1 << 63
+        return bool(-(1 << 63) < item < 1 << 63)
     return len(item) <= 64 if kind is str else kind in _SIMPLE
 
 

@@ -48,8 +48,10 @@ class Waker:
         self.ear.close()
         self._mouth.close()
 
-    # kombu drops a broken connection's transport without closing it.
-    __del__ = close
+    def __del__(self) -> None:
+        # kombu drops a broken connection's transport without closing it, maybe after the hub it waited on is gone.
+        with suppress(ValueError, OSError):
+            self.close()
 
 
 class Doorbell:

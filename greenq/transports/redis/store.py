@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable, ConfigError
+from greenq.exceptions import BrokerError, BrokerPaused, BrokerUnreachable, ConfigError, PublishUncertain
 from greenq.model import Settle, Settlement
 from greenq.transports.base import Delivery, Post
 from greenq.transports.redis.connection import Arg, Wire
@@ -151,9 +151,14 @@ class RedisStore:
             if not commands or commands[-1][1] != key:
                 commands.append(["LPUSH", key])
             commands[-1].append(message.raw)
-        if commands:
-            with self._watched():
+        if not commands:
+            return
+        with self._watched():
+            self._wire.connection()  # what fails here was not sent for sure
+            try:
                 self._wire.pipeline(commands)
+            except BrokerUnreachable as exc:
+                raise PublishUncertain(f"{exc}; what was being sent may or may not be there") from exc
 
     def renew(self, tags: Sequence[str]) -> bool:
         keys = (self.keys.index, self.keys.owners, self.keys.closed)
