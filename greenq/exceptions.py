@@ -16,7 +16,8 @@ GreenqError
 ├── EncodeError               a value that the chosen serializer cannot write; the caller's fault
 ├── PoolError
 │   ├── PoolFull              submit() without a free slot
-│   └── PoolClosed            submit() after drain() or stop()
+│   ├── PoolClosed            submit() after drain() or stop()
+│   └── PoolCannot            what this pool has not: resize() of solo, restart() without child processes
 ├── ResultError               the result store's fault
 │   └── ResultTimeout         get() waited long enough
 ├── ControlError
@@ -127,6 +128,10 @@ class PoolFull(PoolError):
 
 class PoolClosed(PoolError):
     """The pool takes nothing new."""
+
+
+class PoolCannot(PoolError):
+    """The pool has no such thing; the message says which pool has."""
 
 
 class ResultError(GreenqError):

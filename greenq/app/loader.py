@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -30,6 +32,31 @@ class Spec(NamedTuple):
     text: str
     source: str
     folder: Path  # what the module is imported from
+
+
+@dataclass(frozen=True, slots=True)
+class AppSource:
+    """Everything that decides which app is loaded and with which settings; `load` gives the same in any process.
+
+    Plain values. `settings` are those of the command line, with the name of their source.
+    """
+
+    spec: str | None
+    config: str | None = None
+    include: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> GreenQ:
+        """Import the app and all its tasks; see `find_app`."""
+        app = find_app(self.spec, cwd=Path.cwd(), environ=os.environ)
+        if self.config:
+            app.config_from_object(self.config)
+        if self.include:
+            app.conf.update(include=(*app.conf.include, *self.include), source="-I")
+            load_tasks(app)
+        if self.settings:
+            app.conf.update(self.settings, source="command line")
+        return app
 
 
 def find_app(spec: str | None, *, cwd: Path, environ: Mapping[str, str]) -> GreenQ:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from greenq.exceptions import Interrupt, SoftTimeLimitExceeded
-from greenq.model import Outcome, Request
+from greenq.exceptions import ConfigError, Interrupt, SoftTimeLimitExceeded
+from greenq.model import Outcome, Record, Request
 
 Run = Callable[[Request], Outcome]
 Done = Callable[[Request, Outcome], None]
@@ -29,6 +29,70 @@ class Capabilities:
     def as_dict(self) -> dict[str, bool]:
         """For `inspect stats`."""
         return asdict(self)
+
+
+class ChildSide(Protocol):
+    """What runs beside user code in a child process. Made once where the app is loaded, used after the fork."""
+
+    def start(self, index: int, store: Callable[[Record], object]) -> None:
+        """In the child, first of all; what it raises makes the child unfit. `index` counts slots from 1.
+
+        `store` hands over a record that is not an outcome (STARTED).
+        """
+
+    def run(self, request: Request) -> Outcome:
+        """Run to the one outcome."""
+
+    def epitaph(self, request: Request, error: BaseException) -> Outcome:
+        """The outcome of a run that `error` ended from outside, in a process that is no more."""
+
+    def stop(self) -> None:
+        """In the child, last of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the process from which children are forked makes its ChildSide: by name, since it shares nothing."""
+
+    target: str  # "module:function", called with the arguments
+    arguments: Mapping[str, Any]  # plain values
+
+
+Lost = Callable[[Request, str], "Outcome | BaseException"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What a worker wants of its pool. `make_pool` refuses what the pool cannot keep.
+
+    The last five are for pools of processes: `begun(request)` hears that a child is on that request now;
+    `lost(request, why)` decides what becomes of one whose child died, an outcome to settle at once or the error
+    that its epitaph is made of.
+    """
+
+    size: int
+    max_tasks: int | None = None  # tasks of a child before it is replaced
+    max_memory: int | None = None  # KiB of a child's peak resident memory before it is replaced
+    ahead: int = 0  # requests handed to a busy child, each
+    recipe: Recipe | None = None
+    zygote: Any = None  # `_prefork.zygote.Zygote`
+    begun: Callable[[Request], object] = field(default=lambda request: None)
+    lost: Lost = field(default=lambda request, why: RuntimeError(why))
+
+
+def refuse_recycling(name: str, options: PoolOptions) -> None:
+    """Refuse what needs child processes.
+
+    Raises:
+        ConfigError: naming the option, and what to use instead.
+    """
+    for given, option in ((options.max_tasks, "max_tasks_per_child"), (options.max_memory, "max_memory_per_child")):
+        if given:
+            raise ConfigError(
+                f"worker_{option} (--{option.replace('_', '-')}) needs child processes, which the {name} pool has "
+                "not: use -P prefork, or let your supervisor limit the worker (MemoryMax= of systemd, a memory limit "
+                "of the container): a worker that is restarted loses nothing"
+            )
 
 
 class Pool(Protocol):
@@ -64,8 +128,18 @@ class Pool(Protocol):
     def nudge(self) -> None:
         """Service thread, several times a second: chase endings that have not reached their task."""
 
+    def pid(self, request: Request) -> int | None:
+        """The process that runs the request; None while none does."""
+
     def resize(self, size: int) -> None:
         """Change the number of slots; never interrupts what runs. Floor 1."""
+
+    def restart(self) -> None:
+        """Replace the child processes by new ones with freshly imported code, each after its task.
+
+        Raises:
+            PoolCannot: on pools without child processes.
+        """
 
     def drain(self, timeout: float | None) -> bool:
         """Start nothing more and wait for what runs; True if all ended within `timeout` seconds."""

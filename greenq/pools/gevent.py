@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from greenq.pools.base import PoolOptions, refuse_recycling
 from greenq.pools.green import GreenPool
 from greenq.runtime.gevent import GeventRuntime
 
@@ -11,6 +12,7 @@ def make_runtime() -> GeventRuntime:
     return GeventRuntime()
 
 
-def make_pool(size: int, runtime: GeventRuntime) -> GreenPool:
+def make_pool(options: PoolOptions, runtime: GeventRuntime) -> GreenPool:
     """Make the pool."""
-    return GreenPool("gevent", size, runtime)
+    refuse_recycling("gevent", options)
+    return GreenPool("gevent", options.size, runtime)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from typing import Any
 
-from greenq.exceptions import PoolClosed, PoolFull
+from greenq.exceptions import PoolCannot, PoolClosed, PoolFull
 from greenq.model import Request
 from greenq.pools.base import Capabilities, Done, Ending, Run
 from greenq.pools.guarding import run_guarded, tell_done
@@ -97,6 +98,14 @@ class GreenPool:
     def nudge(self) -> None:
         """See Pool."""
         self._interrupts.nudge()
+
+    def pid(self, request: Request) -> int | None:
+        """See Pool. Every slot lives in this process."""
+        return os.getpid() if request.started else None
+
+    def restart(self) -> None:
+        """See Pool."""
+        raise PoolCannot(f"the {self.name} pool has no child processes to restart: restart the worker")
 
     def resize(self, size: int) -> None:
         """See Pool. Surplus slots end as they become idle."""

@@ -7,9 +7,9 @@ import queue
 import threading
 from typing import Any
 
-from greenq.exceptions import ConfigError, PoolClosed, PoolFull
+from greenq.exceptions import ConfigError, PoolCannot, PoolClosed, PoolFull
 from greenq.model import Request
-from greenq.pools.base import Capabilities, Done, Ending, Run
+from greenq.pools.base import Capabilities, Done, Ending, PoolOptions, Run, refuse_recycling
 from greenq.pools.guarding import run_guarded, tell_done
 from greenq.pools.interrupts import Interrupts
 from greenq.runtime.threads import ThreadsRuntime
@@ -74,7 +74,15 @@ class SoloPool:
     def resize(self, size: int) -> None:
         """See Pool. Solo has one slot by definition."""
         if size != 1:
-            raise PoolFull("the solo pool has exactly one slot")
+            raise PoolCannot("the solo pool has exactly one slot")
+
+    def pid(self, request: Request) -> int | None:
+        """See Pool."""
+        return os.getpid() if request.started else None
+
+    def restart(self) -> None:
+        """See Pool."""
+        raise PoolCannot("the solo pool has no child processes to restart: restart the worker")
 
     def drain(self, timeout: float | None) -> bool:
         """See Pool."""
@@ -122,8 +130,9 @@ def make_runtime() -> ThreadsRuntime:
     return ThreadsRuntime()
 
 
-def make_pool(size: int, runtime: ThreadsRuntime) -> SoloPool:
-    """Make the pool; `size` must be 1."""
-    if size != 1:
+def make_pool(options: PoolOptions, runtime: ThreadsRuntime) -> SoloPool:
+    """Make the pool; its size must be 1."""
+    refuse_recycling("solo", options)
+    if options.size != 1:
         raise ConfigError("the solo pool has exactly one slot: leave out -c, or say -c 1")
     return SoloPool(runtime)

@@ -13,7 +13,7 @@ DEFAULT_SIZE = {"gevent": 100, "solo": 1}
 
 
 def load(name: str) -> ModuleType:
-    """Import a pool's module: it has `make_runtime()` and `make_pool(size, runtime)`.
+    """Import a pool's module: it has `make_runtime()` and `make_pool(options, runtime)`.
 
     Raises:
         ConfigError: for an unknown name, with the nearest known one.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from greenq.app.loader import AppSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,4 +22,12 @@ class WorkerOptions:
     logfile: str | None = None
     prefetch_multiplier: int | None = None
     purge: bool = False
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None  # KiB
+    optimization: str = "fair"  # or "default": prefork hands a busy child the next task already
+    autoscale: tuple[int, int] | None = None  # (most, least)
+    zygote: Any = None  # of prefork: `greenq.pools._prefork.zygote.Zygote`, forked before anything was patched
+    source: AppSource | None = None  # of prefork: how a child process loads the app
     quiet: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,8 +61,8 @@ class WorkerPanel:
         return request.acked
 
     def worker_pid(self, request: Request) -> int | None:
-        """See Panel. Every slot of a green pool lives in this process."""
-        return os.getpid() if request.started else None
+        """See Panel."""
+        return self._worker.pool.pid(request)
 
     def totals(self) -> Mapping[str, int]:
         """See Panel."""

@@ -26,7 +26,7 @@ from greenq.gates.revoked import RevokedGate
 from greenq.log import configure
 from greenq.model import Outcome, Request, Settle
 from greenq.pools import table
-from greenq.pools.base import Pool
+from greenq.pools.base import Pool, PoolOptions
 from greenq.rates import parse_rate
 from greenq.runtime.base import Runtime
 from greenq.runtime.timers import Timers
@@ -72,7 +72,7 @@ class Worker:
         self.size = self.options.concurrency or self.app.conf.worker_concurrency or table.DEFAULT_SIZE[name]
         self.runtime: Runtime = pools.make_runtime()
         self.runtime.attach()
-        self.pool: Pool = pools.make_pool(self.size, self.runtime)
+        self.pool: Pool = pools.make_pool(PoolOptions(self.size), self.runtime)
         self.timers = Timers(self.runtime)
         self.ledger = Ledger()
 

@@ -22,9 +22,10 @@ from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 from greenq._speedups import decode_parts  # noqa: E402
-from greenq.exceptions import ColdStop, Killed, PoolClosed, PoolFull  # noqa: E402
+from greenq.exceptions import ColdStop, Killed, PoolCannot, PoolClosed, PoolFull  # noqa: E402
 from greenq.model import Outcome, Request, State  # noqa: E402
 from greenq.pools import table  # noqa: E402
+from greenq.pools.base import PoolOptions  # noqa: E402
 
 made = table.load(sys.argv[1])
 SIZES = {"solo": 1}
@@ -43,7 +44,7 @@ class Rig:
         self.size = SIZES.get(sys.argv[1], size)
         self.runtime = made.make_runtime()
         self.runtime.attach()
-        self.pool = made.make_pool(self.size, self.runtime)
+        self.pool = made.make_pool(PoolOptions(self.size), self.runtime)
         self.bodies: dict[str, Callable[[], Any]] = {}
         self.done: list[tuple[str, str]] = []
         self.line: list[Request] = []
@@ -307,7 +308,7 @@ def resizing_interrupts_nothing(rig: Rig) -> None:
     if not rig.pool.can.resize:
         try:
             rig.pool.resize(3)
-        except PoolFull:
+        except PoolCannot:
             return
         raise AssertionError("a pool that cannot be resized said it had been")
     gate = threading.Event()
