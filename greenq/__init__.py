@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from greenq.app.base import GreenQ
+    from greenq.app.hooks import ChildInfo, TaskEnd, WorkerInfo
     from greenq.app.results import AsyncResult, EagerResult, allow_join_result
     from greenq.app.shared import shared_task
     from greenq.app.signature import Signature, group, signature
     from greenq.app.task import Task
+    from greenq.context import TaskContext
     from greenq.exceptions import (
         GreenqError,
         Ignore,
@@ -26,11 +28,14 @@ if TYPE_CHECKING:
         TaskRevokedError,
         TimeLimitExceeded,
     )
+    from greenq.worker.autoscale import Autoscaler
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncResult",
+    "Autoscaler",
+    "ChildInfo",
     "EagerResult",
     "GreenQ",
     "GreenqError",
@@ -42,8 +47,11 @@ __all__ = [
     "Signature",
     "SoftTimeLimitExceeded",
     "Task",
+    "TaskContext",
+    "TaskEnd",
     "TaskRevokedError",
     "TimeLimitExceeded",
+    "WorkerInfo",
     "allow_join_result",
     "group",
     "shared_task",
@@ -56,10 +64,15 @@ def __getattr__(name: str) -> Any:
 
     home = {
         "AsyncResult": "greenq.app.results",
+        "Autoscaler": "greenq.worker.autoscale",
+        "ChildInfo": "greenq.app.hooks",
         "EagerResult": "greenq.app.results",
         "GreenQ": "greenq.app.base",
         "Signature": "greenq.app.signature",
         "Task": "greenq.app.task",
+        "TaskContext": "greenq.context",
+        "TaskEnd": "greenq.app.hooks",
+        "WorkerInfo": "greenq.app.hooks",
         "allow_join_result": "greenq.app.results",
         "group": "greenq.app.signature",
         "shared_task": "greenq.app.shared",

@@ -1,9 +1,9 @@
-"""The compiled leaf: header decoding, token bucket, revoked set, timer heap.
+"""The compiled leaf: header decoding, token bucket, revoked set, timer heap, and a watch over the interpreter lock.
 
-Nothing in it yields, does I/O, reads a clock it was not given, or imports greenq.
+Nothing in it yields, does I/O, reads a clock it was not given (but for the watch), or imports greenq.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 class Malformed(ValueError):
@@ -191,3 +191,20 @@ class TimerHeap:
         """A snapshot of live entries, in no order."""
     def __len__(self) -> int:
         """Live entries."""
+
+@final
+class HoldWatch:
+    """Notices that nobody has had the interpreter lock for `limit` seconds, and looks who kept it.
+
+    `over(seconds)` is then called in the main thread, once for each time, where the C code returns to Python: its
+    caller's frame is the one that waited. It may neither wait nor raise. A process that stood still as a whole
+    (SIGSTOP, a suspended machine) is no such case.
+    """
+
+    def __init__(self, limit: float, over: Callable[[float], object]) -> None: ...
+    def feed(self) -> None:
+        """Say that the lock goes round: another thread calls it well within `limit`, again and again."""
+    def serve(self) -> None:
+        """Watch, until `stop`; in a native thread of its own, which needs no lock meanwhile."""
+    def stop(self) -> None:
+        """Let `serve` return, within a tenth of a second."""

@@ -5,6 +5,7 @@ GreenqError
 │   ├── UnknownSetting        no such setting; names the nearest one
 │   ├── AppNotFound           -A, GREENQ_APP and the usual files lead nowhere
 │   └── UnsupportedByPool     names the pool and the capability it lacks
+├── HookFailed                a worker_start or child_start hook raised: the process is not fit to run tasks
 ├── BrokerError               the network's or the broker's fault; retried by whoever owns the connection
 │   ├── BrokerUnreachable     no connection
 │   ├── BrokerPaused          connected, but the broker cannot serve now (LOADING, READONLY, OOM, ...)
@@ -61,6 +62,10 @@ class AppNotFound(ConfigError):
 
 class UnsupportedByPool(ConfigError):
     """The chosen pool cannot keep what was asked of it."""
+
+
+class HookFailed(GreenqError):
+    """A hook that makes a process ready has failed; the message names the hook and what it raised."""
 
 
 class BrokerError(GreenqError):

@@ -48,11 +48,9 @@ _S = Setting
 _PARTS = "write one broker_url instead"
 _RPARTS = "write it into result_backend: redis://user:password@host:port/db"
 _FAILOVER = "fail-over between several brokers is not part of this version"
-_AUTOSCALE = "autoscaling is not part of this version"
 _CONNECTS = "a worker connects again for as long as it takes"
 _LOG_FORMAT = "the log has one format in this version; set up your own with logging.config"
 _CHORDS = "chords are not part of this version"
-_PREFORK = "it belongs to the prefork pool, which is not part of this version"
 _EVENTS = "events are not part of this version"
 _BEAT = "the scheduler is not part of this version"
 _SIGNED = "signed messages are not part of this version"
@@ -121,8 +119,13 @@ _TASK = (
     _S("task_acks_on_failure_or_timeout", "bool", True, "Late-acked tasks that fail are acknowledged too."),
     _S("task_acks_on_failure", "bool", None, "The same for exceptions; None means as the one above."),
     _S("task_acks_on_timeout", "bool", None, "The same for hard time limits."),
-    _later("task_reject_on_worker_lost", "bool", True, "a late-acked task of a lost worker always comes back"),
-    _later("task_retry_on_worker_lost", "bool", False, "a late-acked task of a lost worker always comes back"),
+    _S(
+        "task_reject_on_worker_lost",
+        "bool",
+        True,
+        "A late-acked task whose process died comes back; if False, it fails with WorkerLostError. Celery: False.",
+    ),
+    _later("task_retry_on_worker_lost", "bool", False, "write task_reject_on_worker_lost instead"),
     _later("task_allow_error_cb_on_chord_header", "bool", False, _CHORDS),
     _S("task_always_eager", "bool", False, "Run tasks at once in the calling process; for tests."),
     _S("task_eager_propagates", "bool", False, "Let the exceptions of eager tasks out."),
@@ -221,7 +224,12 @@ _RESULT = (
 
 _WORKER = (
     _moot("worker_agent", "str", None, "there are no boot steps to add an agent to"),
-    _later("worker_autoscaler", "str", "celery.worker.autoscale:Autoscaler", _AUTOSCALE),
+    _S(
+        "worker_autoscaler",
+        "str",
+        "celery.worker.autoscale:Autoscaler",
+        "Class that scales the pool with --autoscale, a subclass of greenq.Autoscaler; the default is that itself.",
+    ),
     _later(
         "worker_cancel_long_running_tasks_on_connection_loss",
         "bool",
@@ -251,20 +259,20 @@ _WORKER = (
     _later("worker_log_datefmt", "str", None, _LOG_FORMAT),
     _later("worker_task_log_format", "str", _TASK_LOG, _LOG_FORMAT),
     _later("worker_task_log_datefmt", "str", None, _LOG_FORMAT),
-    _later("worker_lost_wait", "seconds", 10.0, _PREFORK),
-    _later("worker_max_memory_per_child", "int", None, _PREFORK),
-    _later("worker_max_tasks_per_child", "int", None, _PREFORK),
-    _S("worker_pool", "str", None, "The pool: gevent or solo; -P wins. Celery: prefork."),
+    _moot("worker_lost_wait", "seconds", 10.0, "the death of a child process is noticed at once"),
+    _S("worker_max_memory_per_child", "int", None, "prefork: KiB a child may have needed before it is replaced."),
+    _S("worker_max_tasks_per_child", "int", None, "prefork: tasks of a child before it is replaced."),
+    _S("worker_pool", "str", None, "The pool: gevent, eventlet, prefork or solo; -P wins. Celery: prefork."),
     _moot("worker_pool_putlocks", "bool", True, "a pool has no queue to lock"),
-    _later("worker_pool_restarts", "bool", False, "restarting a pool is not part of this version"),
-    _later("worker_pool_start_method", "str", "fork", _PREFORK),
+    _S("worker_pool_restarts", "bool", False, "Obey the command pool_restart, which imports modules it names."),
+    _S("worker_pool_start_method", "str", "fork", "prefork: how children start; there is only fork."),
     _S(
         "worker_prefetch_multiplier",
         "int",
         4,
         "Tasks reserved a slot, the running one included; 0: no limit.",
     ),
-    _later("worker_proc_alive_timeout", "seconds", 4.0, _PREFORK),
+    _S("worker_proc_alive_timeout", "seconds", 4.0, "prefork: seconds a child may take to be ready."),
     _moot("worker_redirect_stdouts", "bool", True, _ROOT_LOGGER),
     _moot("worker_redirect_stdouts_level", "str", "WARNING", _ROOT_LOGGER),
     _later("worker_send_task_events", "bool", False, _EVENTS),
@@ -295,7 +303,15 @@ _OTHERS = (
     _later("security_digest", "str", "sha256", _SIGNED),
 )
 
-_OWN = (_own("broker_lease", "seconds", 20.0, "Redis: a silent worker's tasks come back after this long."),)
+_OWN = (
+    _own("broker_lease", "seconds", 20.0, "Redis: a silent worker's tasks come back after this long."),
+    _own(
+        "worker_hub_stall_seconds",
+        "seconds",
+        1.0,
+        "Name a task that lets nothing else run for so long; 0: never. At least 0.3.",
+    ),
+)
 
 TABLE: Mapping[str, Setting] = MappingProxyType(
     {row.name: row for row in (*_GENERAL, *_BROKER, *_CONTROL, *_TASK, *_RESULT, *_WORKER, *_OTHERS, *_OWN)}

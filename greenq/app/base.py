@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 
 from greenq.app.directory import APPS
 from greenq.app.embedded import BrokerChoice, calling_module, choose_backend, choose_broker
+from greenq.app.hooks import Hooks
 from greenq.app.producer import Producer
 from greenq.app.publishing import read_call, zone
 from greenq.app.registry import Registry, default_name
@@ -65,6 +66,7 @@ class GreenQ:
         self.main = main
         self.module, self._home = calling_module()
         self.tasks = Registry()
+        self.hooks = Hooks()
         self.producer = Producer(self)
         self.discover: list[tuple[Packages, str]] = []  # what `autodiscover_tasks` was told, for the loader
         self._pending: list[tuple[str, str | None]] = []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from greenq._speedups import decode_parts
+from greenq.app.hooks import TaskEnd
 from greenq.app.options import suggestion
 from greenq.app.publishing import KNOWN, new_id, tell
 from greenq.app.results import EagerResult
@@ -32,7 +34,7 @@ def apply(
     *,
     throw: bool,
 ) -> EagerResult[Any]:
-    """Run the task here and now, its retries without their delays included.
+    """Run the task here and now, its retries without their delays included, with the task hooks around each run.
 
     What only makes sense on a broker (countdown, queue, priority, ...) is checked for its name and else has
     no effect: there is nothing to wait for and nowhere to go.
@@ -59,15 +61,32 @@ def apply(
 
 
 def _attempt(task: Task[..., Any], context: TaskContext, *, throw: bool) -> tuple[EagerResult[Any], Rerun | None]:
+    """One run, with the hooks around it."""
     current.set(context)
-    task_id = context.id
+    hooks, began = task.app.hooks, time.perf_counter()
+    raised: BaseException | None = None
     try:
+        hooks.before_task.run(context)
         value = task.run_here(*context.args, **context.kwargs)
     except Exception as error:  # noqa: BLE001  (whatever a task raises is its outcome)
-        failure: BaseException = error
-        text = traceback.format_exc()
+        raised = error
+        result, again = _failed(task, context, error)
+    except BaseException as error:  # Ctrl-C, an exit: the caller's affair
+        hooks.after_task.run(context, TaskEnd(State.FAILURE, None, error, time.perf_counter() - began))
+        raise
     else:
-        return EagerResult(task_id, value, State.SUCCESS), None
+        result, again = EagerResult(context.id, value, State.SUCCESS), None
+    returned = None if raised is not None else result.result
+    hooks.after_task.run(context, TaskEnd(result.state, returned, raised, time.perf_counter() - began))
+    if throw and result.state == State.FAILURE:
+        raise result.result
+    return result, again
+
+
+def _failed(
+    task: Task[..., Any], context: TaskContext, failure: BaseException
+) -> tuple[EagerResult[Any], Rerun | None]:
+    task_id, text = context.id, traceback.format_exc()
     if isinstance(failure, Ignore):
         return EagerResult(task_id, None, State.IGNORED), None
     if isinstance(failure, Reject):
@@ -79,8 +98,6 @@ def _attempt(task: Task[..., Any], context: TaskContext, *, throw: bool) -> tupl
             failure = exceeded
     if isinstance(failure, Retry) and isinstance(failure.follow_up, Rerun):
         return EagerResult(task_id, failure, State.RETRY), failure.follow_up
-    if throw:
-        raise failure
     return EagerResult(task_id, failure, State.FAILURE, text), None
 
 

@@ -131,7 +131,7 @@ _NOT_HERE: Mapping[str, str] = MappingProxyType(
         "lazy": "tasks are registered when they are defined",
         "pydantic": "arguments are not converted in this version",
         "resultrepr_maxsize": "the length of results in the log is fixed",
-        "retry_on_worker_lost": "a late-acked task of a lost worker always comes back",
+        "retry_on_worker_lost": "reject_on_worker_lost says whether a late-acked task of a lost process comes back",
         "send_events": "events are not part of this version",
         "shared": "use @shared_task for tasks that belong to every app",
         "trail": "the tasks a task sends are always recorded; pass add_to_parent=False at the call instead",
@@ -148,11 +148,6 @@ def checked(task_name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = {name: _checked_value(task_name, name, value) for name, value in given.items()}
     check_limits(task_name, options.get("soft_time_limit"), options.get("time_limit"))
-    if options.get("reject_on_worker_lost") is False:
-        raise ConfigError(
-            f"task {task_name}: reject_on_worker_lost=False is not supported yet: "
-            "a late-acked task of a lost worker always comes back; write acks_late=False to give it up"
-        )
     return options
 
 

@@ -10,20 +10,29 @@ import os
 import sys
 
 from greenq.cli import scan
+from greenq.exceptions import ConfigError
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
     argv = scan.arrange(sys.argv[1:])
-    pool, source = scan.DEFAULT_POOL, "default"
+    pool, source, zygote = scan.DEFAULT_POOL, "default", None
     if argv[:1] == ["worker"] and not {"-h", "--help"}.intersection(argv):
         pool, source = scan.pool_of(argv, os.environ)
+        if pool == "prefork":
+            from greenq.pools._prefork.zygote import launch
+
+            zygote = launch()
         from greenq.runtime.patching import patch
 
-        patch(pool)
+        try:
+            patch(pool)
+        except ConfigError as error:
+            print(f"greenq: {error}", file=sys.stderr)
+            sys.exit(2)
     from greenq.cli.root import run
 
-    sys.exit(run(argv, pool, source))
+    sys.exit(run(argv, pool, source, zygote))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import importlib
 import os
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -95,15 +95,16 @@ def make_root() -> Root:
     return click.version_option(__version__, message="greenq %(version)s")(root)
 
 
-def run(argv: Sequence[str], pool: str, pool_source: str) -> int:
+def run(argv: Sequence[str], pool: str, pool_source: str, zygote: Any = None) -> int:
     """Run a command line and return its exit code; errors are one line on standard error.
 
     Args:
         argv: arranged by `scan.arrange`.
         pool: what this process is patched for, if the command is `worker`.
         pool_source: where that was said.
+        zygote: forked before anything was patched, if the pool is prefork.
     """
-    state = State(pool=pool, pool_source=pool_source, no_color=bool(os.environ.get("NO_COLOR")))
+    state = State(pool=pool, pool_source=pool_source, zygote=zygote, no_color=bool(os.environ.get("NO_COLOR")))
     try:
         code = make_root().main(
             args=list(argv),

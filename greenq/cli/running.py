@@ -8,9 +8,16 @@ import click
 
 from greenq.cli.state import Choice, Names, SectionCommand, SectionOption, State, Word, with_common_options
 from greenq.exceptions import ConfigError
+from greenq.pools.table import POOLS
 
-POOLS = ("gevent", "solo")
-LATER = ("eventlet", "prefork", "processes", "threads")
+LATER = ("processes", "threads")
+# Options that are settings too: they go over the app's, in every process that loads it.
+SETTINGS = {
+    "time_limit": "task_time_limit",
+    "soft_time_limit": "task_soft_time_limit",
+    "max_tasks_per_child": "worker_max_tasks_per_child",
+    "max_memory_per_child": "worker_max_memory_per_child",
+}
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
@@ -32,6 +39,27 @@ class Concurrency(Word):
         return number
 
 
+class Bounds(Word):
+    """One or two numbers of slots with a comma between them, in any order."""
+
+    name = "max,min"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """See click."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not one or two numbers of slots: 50,5", param, ctx)
+        from greenq.worker.choices import bounds
+
+        try:
+            return bounds(numbers)
+        except ConfigError as exc:
+            return self.fail(str(exc), param, ctx)
+
+
 def _run(**given: Any) -> int:
     state = click.get_current_context().ensure_object(State)
     pool = given.pop("pool") or state.pool
@@ -39,37 +67,81 @@ def _run(**given: Any) -> int:
         raise ConfigError(
             f"the process is ready for the pool {state.pool} ({state.pool_source}), not {pool}: say it once"
         )
-    app = state.load_app()
-    if include := given.pop("include"):
-        from greenq.app.loader import load_tasks
-
-        app.conf.update(include=(*app.conf.include, *include), source="-I")
-        load_tasks(app)
+    if given["autoscale"] and given["concurrency"]:
+        raise click.UsageError(
+            "--autoscale says how many slots there are, so -c means nothing beside it: leave one of them out"
+        )
+    settings = {SETTINGS[name]: value for name in SETTINGS if (value := given.pop(name)) is not None}
+    source = state.source(given.pop("include") or (), settings)
+    app = source.load()
     wanted = app.conf.worker_pool
     if wanted and wanted != pool and state.pool_source == "default":
+        if wanted not in POOLS:
+            raise ConfigError(f"the settings say worker_pool={wanted!r}; name one of {', '.join(POOLS)} with -P")
         raise ConfigError(
             f"the settings say worker_pool={wanted!r}, but the pool has to be known before they are "
             f"read: write -P {wanted}, GREENQ_POOL={wanted}, or pool under [tool.greenq] in pyproject.toml"
         )
     from greenq import naming
-    from greenq.pools.table import DEFAULT_SIZE
     from greenq.worker.options import WorkerOptions
     from greenq.worker.worker import Worker
 
     node = naming.node_name(given.pop("hostname"))
     options = {name: value for name, value in given.items() if value not in (None, ())}
-    if options.get("concurrency") == "auto":
-        options["concurrency"] = DEFAULT_SIZE[pool]
     if "logfile" in options:
         options["logfile"] = naming.expand(options["logfile"], node)
     return Worker(
         app,
-        WorkerOptions(pool=pool, hostname=node, quiet=state.quiet, **options),
+        WorkerOptions(
+            pool=pool, hostname=node, quiet=state.quiet, source=source, zygote=state.zygote, **options
+        ),
     ).run()
 
 
 def _option(*names: str, section: str, **attributes: Any) -> click.Option:
     return SectionOption(list(names), section=section, **attributes)
+
+
+def _limits() -> list[click.Option]:
+    """How long a task may take, and how long a child process may live."""
+    seconds = click.FloatRange(min=0)
+    count = click.IntRange(min=1)
+    return [
+        _option(
+            "--time-limit",
+            type=seconds,
+            metavar="SECONDS",
+            section="Limits",
+            help="End a task after this long. [default: task_time_limit]",
+        ),
+        _option(
+            "--soft-time-limit",
+            type=seconds,
+            metavar="SECONDS",
+            section="Limits",
+            help="Raise SoftTimeLimitExceeded in it after this long. [default: task_soft_time_limit]",
+        ),
+        _option(
+            "--max-tasks-per-child",
+            type=count,
+            metavar="N",
+            section="Limits",
+            help="prefork: replace a child after so many tasks. [default: worker_max_tasks_per_child]",
+        ),
+        _option(
+            "--max-memory-per-child",
+            type=count,
+            metavar="KIB",
+            section="Limits",
+            help="prefork: replace a child that has needed more. [default: worker_max_memory_per_child]",
+        ),
+        _option(
+            *("-O", "--optimization"),
+            type=Choice(("fair", "default")),
+            section="Limits",
+            help="prefork: 'default' hands a busy child its next tasks already. [default: fair]",
+        ),
+    ]
 
 
 worker = with_common_options(
@@ -81,7 +153,7 @@ worker = with_common_options(
         params=[
             _option(
                 *("-P", "--pool"),
-                type=Choice(POOLS, LATER),
+                type=Choice(tuple(POOLS), LATER),
                 section="Common",
                 help="Where tasks run; also GREENQ_POOL, or pool under [tool.greenq] in pyproject.toml. "
                 "[default: gevent]",
@@ -90,8 +162,15 @@ worker = with_common_options(
                 *("-c", "--concurrency"),
                 type=Concurrency(),
                 section="Common",
-                help="Tasks at once; 'auto' is what suits the pool, 0 what the settings say. "
-                "[default: worker_concurrency]",
+                help="Tasks at once; 'auto' is what suits the pool: a child for each CPU with prefork, 1 with solo, "
+                "else 100; 0 is what the settings say. [default: worker_concurrency, else auto]",
+            ),
+            _option(
+                "--autoscale",
+                type=Bounds(),
+                metavar="MAX[,MIN]",
+                section="Common",
+                help="As many slots as the work needs, between these; MIN is 1 unless given.",
             ),
             _option(
                 "-Q",
@@ -142,6 +221,7 @@ worker = with_common_options(
                 section="Tasks",
                 help="Tasks reserved a slot. [default: worker_prefetch_multiplier]",
             ),
+            *_limits(),
             _option("--purge", is_flag=True, section="Tasks", help="Delete what waits in the queues first."),
         ],
     )

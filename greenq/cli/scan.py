@@ -33,6 +33,13 @@ _WORKERS = frozenset(
         "--loglevel",
         "--logfile",
         "--prefetch-multiplier",
+        "--autoscale",
+        "--time-limit",
+        "--soft-time-limit",
+        "--max-tasks-per-child",
+        "--max-memory-per-child",
+        "-O",
+        "--optimization",
     ]
 )
 _VALUED = _WORKERS | {"-A", "--app", "-b", "--broker", "--result-backend", "--workdir", "--config"}

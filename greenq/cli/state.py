@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from greenq.exceptions import AppNotFound
 
 if TYPE_CHECKING:
     from greenq.app.base import GreenQ
+    from greenq.app.loader import AppSource
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class State:
 
     pool: str = "gevent"
     pool_source: str = "default"
+    zygote: Any = None  # of prefork: `greenq.pools._prefork.zygote.Zygote`
     app: str | None = None
     broker: str | None = None
     result_backend: str | None = None
@@ -43,23 +45,27 @@ class State:
         Raises:
             AppNotFound: naming what was tried, or the line of the user's code that failed.
         """
+        try:
+            return self.source().load()
+        except AppNotFound:
+            if not (bare and self.broker and not self.app):
+                raise
+        from greenq.app.base import GreenQ
+
+        app = GreenQ("greenq", broker=self.broker)
+        if self.config:
+            app.config_from_object(self.config)
+        return app
+
+    def source(self, include: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> AppSource:
+        """What decides which app is loaded, for this process and for those that are to load the same."""
         if self.broker:
             os.environ["GREENQ_BROKER_URL"] = self.broker
         if self.result_backend:
             os.environ["GREENQ_RESULT_BACKEND"] = self.result_backend
-        from greenq.app.loader import find_app
+        from greenq.app.loader import AppSource
 
-        try:
-            app = find_app(self.app, cwd=Path.cwd(), environ=os.environ)
-        except AppNotFound:
-            if not (bare and self.broker and not self.app):
-                raise
-            from greenq.app.base import GreenQ
-
-            app = GreenQ("greenq", broker=self.broker)
-        if self.config:
-            app.config_from_object(self.config)
-        return app
+        return AppSource(self.app, self.config, tuple(include), dict(settings or {}))
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -127,13 +127,16 @@ def _queues(data: Any) -> str:
     return table(("QUEUE", "EXCHANGE", "ROUTING KEY", "DURABLE"), rows)
 
 
+_SPARSE = frozenset({"pool", "broker", "rusage"})  # mostly of values that say nothing; a 0 of the others does
+
+
 def _stats(data: Any) -> str:
     total = data.get("total") or {}
     lines = [(name, value) for name, value in data.items() if not isinstance(value, dict)]
-    for group in ("pool", "broker", "rusage"):
-        value = data.get(group)
-        if isinstance(value, dict):
-            lines += [(f"{group}.{name}", each) for name, each in _flat(value) if each not in (None, [], {}, "", 0)]
+    for group, value in data.items():
+        if isinstance(value, dict) and group != "total":
+            nothing = (None, [], {}, "", 0) if group in _SPARSE else ()
+            lines += [(f"{group}.{name}", each) for name, each in _flat(value) if each not in nothing]
     width = max((len(name) for name, _ in lines), default=0)
     text = "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
     counts = sorted(total.items(), key=lambda item: (-item[1], item[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from greenq.exceptions import ControlError
@@ -38,6 +39,36 @@ class Scheduled(NamedTuple):
     request: Request
 
 
+class Slots(Protocol):
+    """What a command may do to the pool. All but `autoscaler` are verbs; see Panel."""
+
+    def autoscaler(self) -> dict[str, int] | None:
+        """The autoscaler's object of `stats` (wire.md 3.5); None without --autoscale."""
+
+    def resize(self, by: int) -> None:
+        """Add slots to the pool, or take some away, whole or not at all; what runs goes on.
+
+        Raises:
+            BadArgument: there would be less than one, or more than is sane.
+            PoolCannot: the pool's size is fixed.
+        """
+
+    def autoscale(self, most: int | None, least: int | None) -> tuple[int, int]:
+        """Set the autoscaler's bounds and return (maximum, minimum); None leaves one as it is.
+
+        Raises:
+            BadArgument: for bounds that cannot be.
+        """
+
+    def restart(self, modules: Sequence[str] | None, *, reload: bool) -> None:
+        """Import modules (anew if `reload`; None means the app's own), and replace the child processes.
+
+        Raises:
+            ConfigError: a module cannot be imported; nothing has changed then.
+            PoolCannot: there are no child processes.
+        """
+
+
 class Panel(Protocol):
     """What a command may see and do.
 
@@ -49,6 +80,10 @@ class Panel(Protocol):
     hostname: str  # the node's full name
     app: Any  # the application: `.main`, `.conf` (Settings), `.tasks` (name -> task)
     clock: LogicalClock
+
+    @property
+    def slots(self) -> Slots:
+        """What may be done to the pool."""
 
     def active(self) -> Sequence[Request]:
         """What runs now."""
@@ -83,6 +118,9 @@ class Panel(Protocol):
     def pool(self) -> dict[str, Any]:
         """The pool object of `stats` (wire.md 3.5)."""
 
+    def hub(self) -> dict[str, Any]:
+        """Whether the main hub turns: "stalls" so far, the "longest", and "stalled_for" now (seconds)."""
+
     def broker(self) -> dict[str, Any]:
         """The broker object of `stats`: `broker.connections.describe(url, conf)`."""
 
@@ -103,6 +141,9 @@ class Panel(Protocol):
 
     def rate_limit(self, task_name: str, limit: str | float | None) -> None:
         """Set a task's rate limit (any value that `greenq.rates.parse_rate` reads); None lifts it."""
+
+    def time_limit(self, task_name: str, soft: float | None, hard: float | None) -> None:
+        """Set a task's time limits (seconds); None lifts one."""
 
     def shutdown(self, reason: str) -> None:
         """Begin a warm stop; returns at once."""
@@ -130,6 +171,17 @@ class MainHub:
         Raises:
             Accepted: when the hub has not turned in time; the verb runs when it does, its result is dropped.
         """
+        return self._sent(self._runtime.call_soon, verb, *args)
+
+    def run(self, verb: Callable[..., T], *args: object) -> T:
+        """As `post`, for a verb that may wait: it runs in a fiber of the main hub."""
+
+        def begin(call: Callable[[], object]) -> None:
+            self._runtime.call_soon(partial(self._runtime.spawn, call, name="command"))
+
+        return self._sent(begin, verb, *args)
+
+    def _sent(self, begin: Callable[[Callable[[], object]], object], verb: Callable[..., T], *args: object) -> T:
         answer: list[T] = []
         failure: list[Exception] = []
         waiting = [True]
@@ -142,7 +194,7 @@ class MainHub:
                 if not waiting:
                     logger.exception("A command that had been accepted failed.")
 
-        self._runtime.call_soon(apply)
+        begin(apply)
         deadline = time.monotonic() + self._patience
         pause = 0.0005
         while not answer and not failure:

@@ -25,6 +25,7 @@ MODULES = (
     "greenq.control.commands.node",
     "greenq.control.commands.tasks",
     "greenq.control.commands.steering",
+    "greenq.control.commands.pools",
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from greenq.exceptions import ConfigError, Interrupt, SoftTimeLimitExceeded
+from greenq.exceptions import ConfigError, Interrupt, SoftTimeLimitExceeded, WorkerLostError
 from greenq.model import Outcome, Record, Request
+from greenq.wire.serializers import Accept
 
 Run = Callable[[Request], Outcome]
 Done = Callable[[Request, Outcome], None]
@@ -34,6 +35,8 @@ class Capabilities:
 class ChildSide(Protocol):
     """What runs beside user code in a child process. Made once where the app is loaded, used after the fork."""
 
+    accept: Accept  # what a message's body may be
+
     def start(self, index: int, store: Callable[[Record], object]) -> None:
         """In the child, first of all; what it raises makes the child unfit. `index` counts slots from 1.
 
@@ -58,16 +61,20 @@ class Recipe:
     arguments: Mapping[str, Any]  # plain values
 
 
-Lost = Callable[[Request, str], "Outcome | BaseException"]
+Lost = Callable[[Request, str], Outcome | BaseException]
+
+
+def _nothing(told: object) -> None:
+    """Nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
     """What a worker wants of its pool. `make_pool` refuses what the pool cannot keep.
 
-    The last five are for pools of processes: `begun(request)` hears that a child is on that request now;
-    `lost(request, why)` decides what becomes of one whose child died, an outcome to settle at once or the error
-    that its epitaph is made of.
+    The rest is for pools of processes: `begun(request)` hears that a child is on that request now; `store` gets
+    records that are not outcomes; `lost(request, why)` decides what becomes of one whose child died, an outcome
+    to settle at once or the error that its epitaph is made of.
     """
 
     size: int
@@ -76,8 +83,10 @@ class PoolOptions:
     ahead: int = 0  # requests handed to a busy child, each
     recipe: Recipe | None = None
     zygote: Any = None  # `_prefork.zygote.Zygote`
-    begun: Callable[[Request], object] = field(default=lambda request: None)
-    lost: Lost = field(default=lambda request, why: RuntimeError(why))
+    alive_timeout: float = 4.0  # seconds a child may take to be ready
+    begun: Callable[[Request], object] = _nothing
+    store: Callable[[Record], object] = _nothing
+    lost: Lost = lambda request, why: WorkerLostError(why)
 
 
 def refuse_recycling(name: str, options: PoolOptions) -> None:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from greenq.exceptions import Interrupt
 from greenq.model import Request
 from greenq.pools.base import Ending
 
@@ -27,7 +28,8 @@ class Interrupts:
     def __init__(self, running: Callable[[], Request | None]) -> None:
         """`running` names the request whose user code the main thread is in right now, if any."""
         self._running = running
-        self._pending: dict[str, tuple[Request, Ending]] = {}
+        # By the request itself and not by its id: a message that came twice may run twice at a time.
+        self._pending: dict[Request, Ending] = {}
         self._main = 0
 
     def install(self, thread: int) -> None:
@@ -36,21 +38,20 @@ class Interrupts:
         signal.signal(NUDGE, self._on_nudge)
 
     def add(self, request: Request, ending: Ending) -> None:
-        """Have `ending` raised in that request's task. A later ending replaces an earlier one."""
-        self._pending[request.id] = (request, ending)
+        """Have `ending` raised in that request's task. It replaces an earlier one, but a soft limit never does."""
+        if isinstance(ending, Interrupt):
+            self._pending[request] = ending
+        else:
+            self._pending.setdefault(request, ending)
 
     def take(self, request: Request) -> Ending | None:
         """The ending meant for exactly this run of the request, removed; None if there is none."""
-        found = self._pending.get(request.id)
-        if found is None or found[0] is not request:
-            return None
-        self._pending.pop(request.id, None)
-        return found[1]
+        return self._pending.pop(request, None)
 
     def forget(self, request: Request) -> None:
         """The request ended by itself."""
         if self._pending:
-            self.take(request)
+            self._pending.pop(request, None)
 
     def nudge(self) -> bool:
         """Signal the main thread if an ending is still on its way; False if there is none.

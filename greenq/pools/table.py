@@ -8,8 +8,13 @@ from types import ModuleType
 
 from greenq.exceptions import ConfigError
 
-POOLS = {"gevent": "greenq.pools.gevent", "solo": "greenq.pools.solo"}
-DEFAULT_SIZE = {"gevent": 100, "solo": 1}
+POOLS = {
+    "eventlet": "greenq.pools.eventlet",
+    "gevent": "greenq.pools.gevent",
+    "prefork": "greenq.pools.prefork",
+    "solo": "greenq.pools.solo",
+}
+DEFAULT_SIZE = {"eventlet": 100, "gevent": 100, "solo": 1}
 
 
 def load(name: str) -> ModuleType:

@@ -83,3 +83,23 @@ class GreenRuntime(Runtime, Protocol):
 
     def pause(self) -> None:
         """Let the hub turn once and go on; for fairness between tasks that never wait."""
+
+
+class Watch(Protocol):
+    """Looks at one descriptor for the main hub."""
+
+    def start(self) -> None:
+        """Look, until `stop`."""
+
+    def stop(self) -> None:
+        """Do not look; may be started again."""
+
+    def close(self) -> None:
+        """Never look again. Before the descriptor is closed."""
+
+
+class WatchingRuntime(GreenRuntime, Protocol):
+    """What a pool of child processes needs besides: to hear of its pipes without a greenlet for each."""
+
+    def watch(self, fd: int, call: Callable[[], object], *, writing: bool = False) -> Watch:
+        """Make a watch, stopped: `call` runs on the main hub at each turn in which `fd` is ready; it may not wait."""

@@ -21,6 +21,8 @@ from greenq.runtime.base import Event
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+READABLE, WRITABLE = 1, 2  # of libev
+
 _start_new_thread = monkey.get_original("_thread", "start_new_thread")
 _get_ident = monkey.get_original("_thread", "get_ident")
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
@@ -56,6 +58,27 @@ class NativeFiber:
     def alive(self) -> bool:
         """Has it not ended?"""
         return not self.done
+
+
+class GeventWatch:
+    """A watcher of the main loop."""
+
+    def __init__(self, watcher: Any, call: Callable[[], object]) -> None:
+        self._watcher = watcher
+        self._call = call
+
+    def start(self) -> None:
+        """See Watch."""
+        self._watcher.start(self._call)
+
+    def stop(self) -> None:
+        """See Watch."""
+        self._watcher.stop()
+
+    def close(self) -> None:
+        """See Watch."""
+        self._watcher.stop()
+        self._watcher.close()
 
 
 class SharedLock:
@@ -226,6 +249,10 @@ class GeventRuntime:
         """See GreenRuntime."""
         turned: int = self._hub.loop.iteration
         return turned
+
+    def watch(self, fd: int, call: Callable[[], object], *, writing: bool = False) -> GeventWatch:
+        """See WatchingRuntime."""
+        return GeventWatch(self._hub.loop.io(fd, WRITABLE if writing else READABLE), call)
 
     def pause(self) -> None:
         """See GreenRuntime."""

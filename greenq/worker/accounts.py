@@ -85,7 +85,7 @@ class Accounts:
         name, task_id = printable(request.display_name), printable(request.id)
         state = outcome.state
         if state == State.SUCCESS:
-            value = failures.shortened(outcome.value)
+            value = outcome.result_text or failures.shortened(outcome.value)
             logger.info("Task %s[%s] succeeded in %.6fs: %s", name, task_id, outcome.runtime, value)
         elif state == State.RETRY:
             logger.info("Task %s[%s] retry: %s", name, task_id, outcome.result_text)
@@ -94,6 +94,8 @@ class Accounts:
             logger.error("Task %s[%s] raised unexpected: %s%s", name, task_id, outcome.result_text, text)
         elif state == State.FAILURE:
             logger.info("Task %s[%s] raised expected: %s", name, task_id, outcome.result_text)
+        elif state == State.CANCELLED and outcome.reason:
+            pass  # whoever gave it back has said why
         elif state == State.CANCELLED and not request.acked:
             logger.warning("Task %s[%s] was cut short; its message goes back.", name, task_id)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import greenq
 
 MOST_TASKS = 12
+NOTES = {"eventlet": "eventlet is in maintenance upstream: prefer -P gevent"}
 
 
 def banner(
@@ -19,7 +20,7 @@ def banner(
     reason: str,
     backend: str,
     pool: str,
-    size: int,
+    size: str,
     queues: Sequence[str],
     tasks: Sequence[str],
     warnings: Sequence[str],
@@ -32,10 +33,12 @@ def banner(
         f"  app      {app}",
         f"  broker   {broker}" + (f"   ({reason})" if reason else ""),
         f"  results  {backend}",
-        f"  pool     {pool}, {size} slot{'s' if size != 1 else ''}",
+        f"  pool     {pool}, {size}",
         f"  queues   {', '.join(queues)}",
         f"  tasks    {shown}{more}",
         "  Ctrl-C ends it warmly; a second one now.",
     ]
+    if pool in NOTES:
+        lines.append(f"  note     {NOTES[pool]}")
     lines += [f"  warning  {warning}" for warning in warnings]
     return "\n".join(lines)

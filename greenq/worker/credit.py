@@ -18,10 +18,10 @@ class Credit:
     millisecond, the batches from the broker stay full. Owned by the intake's fiber.
     """
 
-    def __init__(self, finished: Callable[[], int], most: int) -> None:
-        """`finished` counts ended tasks; `most` bounds the look-ahead (prefetch less slots)."""
+    def __init__(self, finished: Callable[[], int], most: Callable[[], int]) -> None:
+        """`finished` counts ended tasks; `most` bounds the look-ahead now (prefetch less slots)."""
         self._finished = finished
-        self.most = most
+        self._most = most
         self._rate = 0.0
         self._at = time.monotonic()
         self._count = 0
@@ -34,7 +34,7 @@ class Credit:
             finished = self._finished()
             self._rate += WEIGHT * ((finished - self._count) / passed - self._rate)
             self._at, self._count = now, finished
-        return min(self.most, int(self._rate * LOOK_AHEAD_SECONDS))
+        return min(self._most(), int(self._rate * LOOK_AHEAD_SECONDS))
 
     @staticmethod
     def worth_asking(wanted: int, look_ahead: int) -> bool:

@@ -18,6 +18,7 @@ from greenq.worker.credit import Credit
 from greenq.worker.ledger import Ledger
 from greenq.worker.lineup import Lineup
 from greenq.worker.outbox import ENOUGH, Outbox
+from greenq.worker.sizing import Sizing
 from greenq.worker.trouble import Trouble
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Intake:
         accept: Accept,
         reject: Callable[[Rejected], None],
         known: Callable[[Request], bool],
+        sizing: Sizing,
     ) -> None:
         """`reject` notes a message that cannot be decoded; `known` says whether a request's task exists."""
         self._consumer = consumer
@@ -50,7 +52,8 @@ class Intake:
         self._accept = accept
         self._reject = reject
         self._known = known
-        self._credit = Credit(lambda: ledger.finished, max(0, consumer.prefetch - pool.size))
+        self._sizing = sizing
+        self._credit = Credit(lambda: ledger.finished, self._most_ahead)
         self._trouble = Trouble(logger, "broker")
         self._starved = False  # waits for a slot rather than for a message
         self._stopping = False
@@ -74,7 +77,7 @@ class Intake:
         return self._ended.wait(timeout)
 
     def room(self) -> None:
-        """A slot is free: ask for more, if the fiber waits for that."""
+        """A slot is free, or there are more: ask for more, if the fiber waits for that."""
         if self._starved:
             self._starved = False
             self._consumer.interrupt()
@@ -126,11 +129,17 @@ class Intake:
             if batch:
                 # No pause here: the next claim is on the wire while the slots run this one.
                 self._let_in(batch)
+                self._sizing.look()
+
+    def _most_ahead(self) -> int:
+        """The look-ahead that prefetch allows, however the pool's size has changed; 0 there is no limit."""
+        prefetch = self._consumer.prefetch
+        return max(0, prefetch - self._pool.size) if prefetch else ENOUGH
 
     def _wanted(self) -> int:
         """How many to ask for now; 0 while there is no room, or too little to be worth a round trip."""
         look_ahead = self._credit.look_ahead()
-        wanted = self._pool.free() + look_ahead - len(self._ledger.ready)
+        wanted = self._pool.free() + self._sizing.appetite() + look_ahead - len(self._ledger.ready)
         if len(self._outbox) > ENOUGH or not self._credit.worth_asking(wanted, look_ahead):
             return 0
         return wanted

@@ -150,9 +150,17 @@ class Lineup:
         """A slot is free: note it, and fill it from the ready line."""
         with self._lock:
             self._ledger.note_end(request)
-            ready = self._ledger.ready
-            while ready and not self.closed and self._pool.free():
-                self._begin(ready.popleft())
+            self._fill()
+
+    def fill(self) -> None:
+        """There may be new slots: fill them from the ready line."""
+        with self._lock:
+            self._fill()
+
+    def _fill(self) -> None:
+        ready = self._ledger.ready
+        while ready and not self.closed and self._pool.free():
+            self._begin(ready.popleft())
 
     def _begin(self, request: Request) -> None:
         if self.closed:

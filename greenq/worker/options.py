@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from greenq.app.loader import AppSource
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Options of one worker; None means: as the settings say."""
+    """Options of one worker; None means: as the settings say.
+
+    What is a setting too, such as a time limit, is not here: it goes over the app's settings (`AppSource`).
+    """
 
     pool: str = "gevent"
-    concurrency: int | None = None
+    concurrency: int | Literal["auto"] | None = None
     hostname: str = ""
     queues: Sequence[str] = ()
     exclude_queues: Sequence[str] = ()
@@ -22,12 +25,8 @@ class WorkerOptions:
     logfile: str | None = None
     prefetch_multiplier: int | None = None
     purge: bool = False
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    max_tasks_per_child: int | None = None
-    max_memory_per_child: int | None = None  # KiB
     optimization: str = "fair"  # or "default": prefork hands a busy child the next task already
-    autoscale: tuple[int, int] | None = None  # (most, least)
+    autoscale: tuple[int, ...] | None = None  # the most and the least slots, in any order; or the most only
     zygote: Any = None  # of prefork: `greenq.pools._prefork.zygote.Zygote`, forked before anything was patched
     source: AppSource | None = None  # of prefork: how a child process loads the app
     quiet: bool = False

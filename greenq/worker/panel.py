@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from greenq.app.task import Task
 from greenq.broker.connections import describe
 from greenq.control.panel import Accepted, MainHub, Scheduled
 from greenq.exceptions import Killed
@@ -13,6 +14,7 @@ from greenq.model import Request
 from greenq.rates import parse_rate
 from greenq.wire.body import decode_body
 from greenq.wire.control import LogicalClock
+from greenq.worker.slots import WorkerSlots
 
 if TYPE_CHECKING:
     from greenq.worker.worker import Worker
@@ -30,6 +32,7 @@ class WorkerPanel:
         self._worker = worker
         self._ledger = worker.ledger
         self._hub = MainHub(worker.runtime, self._blocker)
+        self.slots = WorkerSlots(worker, self._hub)
 
     def active(self) -> Sequence[Request]:
         """See Panel."""
@@ -74,7 +77,13 @@ class WorkerPanel:
 
     def pool(self) -> dict[str, Any]:
         """See Panel."""
-        return self._worker.pool.stats()
+        conf = self.app.conf
+        limits = [conf.task_soft_time_limit or 0, conf.task_time_limit or 0]
+        return {**self._worker.pool.stats(), "timeouts": limits}
+
+    def hub(self) -> dict[str, Any]:
+        """See Panel."""
+        return self._worker.stall.stats()
 
     def broker(self) -> dict[str, Any]:
         """See Panel."""
@@ -113,6 +122,10 @@ class WorkerPanel:
         """See Panel."""
         self.post(self._limit, task_name, limit)
 
+    def time_limit(self, task_name: str, soft: float | None, hard: float | None) -> None:
+        """See Panel."""
+        self.post(_set_limits, self.app.tasks[task_name], soft, hard)
+
     def shutdown(self, reason: str) -> None:
         """See Panel."""
         self._worker.stopping.warm(reason)
@@ -130,5 +143,9 @@ class WorkerPanel:
         self._worker.lineup.release(task_name)
 
     def _blocker(self) -> str:
-        request = self._worker.blocking_task()
+        request = self._worker.stall.task_in_the_way()
         return f"{request.name}[{request.id}]" if request is not None else ""
+
+
+def _set_limits(task: Task[..., Any], soft: float | None, hard: float | None) -> None:
+    task.soft_time_limit, task.time_limit = soft, hard

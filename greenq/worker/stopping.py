@@ -94,8 +94,8 @@ class Stopping:
             self._leave()
 
     def watch(self) -> None:
-        """Service thread, several times a second: see a cold stop through, whatever the tasks do."""
-        if not self._cold_since or self._finished:
+        """Service thread, several times a second: see a cold stop through, whatever tasks and stop hooks do."""
+        if not self._cold_since:
             return
         self._cut()
         if time.monotonic() - self._cold_since > COLD_SECONDS + OUTBOX_SECONDS:
@@ -111,7 +111,10 @@ class Stopping:
         """A task holds the process against its will: its message comes back when the connection or lease ends."""
         try:
             left = [f"{request.name}[{request.id}]" for request in list(self._ledger.running)]
-            logger.error("Leaving with tasks that cannot be interrupted: %s", ", ".join(left) or "none")
+            if self._finished:
+                logger.error("Leaving: a stop hook does not return.")
+            else:
+                logger.error("Leaving with tasks that cannot be interrupted: %s", ", ".join(left) or "none")
             logging.shutdown()
         finally:
             os._exit(self.exit_code or 1)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 import threading
 import time
+from typing import Any
 
 from greenq import naming
 from greenq._speedups import RevokedSet
 from greenq.app.base import GreenQ
+from greenq.app.hooks import ChildInfo, WorkerInfo
+from greenq.app.loader import AppSource
 from greenq.broker.opening import open_consumer
 from greenq.control import default_registry
 from greenq.control.listener import Listener
@@ -26,21 +30,26 @@ from greenq.gates.revoked import RevokedGate
 from greenq.log import configure
 from greenq.model import Outcome, Request, Settle
 from greenq.pools import table
-from greenq.pools.base import Pool, PoolOptions
+from greenq.pools.base import Pool, PoolOptions, Recipe
 from greenq.rates import parse_rate
 from greenq.runtime.base import Runtime
 from greenq.runtime.timers import Timers
 from greenq.wire.serializers import Accept
+from greenq.worker import child
 from greenq.worker.accounts import Accounts
+from greenq.worker.autoscale import autoscaler_class
 from greenq.worker.banner import banner
+from greenq.worker.choices import PROCESSES, most_by_command, multiplier_of, pool_options, size_of
 from greenq.worker.intake import Intake
 from greenq.worker.ledger import Ledger
 from greenq.worker.lineup import Lineup
+from greenq.worker.losses import Losses
 from greenq.worker.options import WorkerOptions
 from greenq.worker.outbox import Outbox
 from greenq.worker.panel import WorkerPanel
 from greenq.worker.service import Keeper, ServiceThread
 from greenq.worker.signals import Signals
+from greenq.worker.sizing import Sizing
 from greenq.worker.stall import StallWatch
 from greenq.worker.stopping import Stopping
 
@@ -67,21 +76,47 @@ class Worker:
         self._make_service_side()
 
     def _make_pool(self) -> None:
-        name = self.options.pool
-        pools = table.load(name)
-        self.size = self.options.concurrency or self.app.conf.worker_concurrency or table.DEFAULT_SIZE[name]
+        options, conf = self.options, self.app.conf
+        # Of the recipe by which child processes load the app. `pool_restart` adds modules to the source.
+        self.recipe_arguments: dict[str, Any] = {"source": options.source}
+        pools = table.load(options.pool)
+        self.size = size_of(options, conf)
+        wanted = pool_options(options, conf, self.size.first)
+        if options.pool in PROCESSES:
+            wanted = self._with_children(wanted)
         self.runtime: Runtime = pools.make_runtime()
         self.runtime.attach()
-        self.pool: Pool = pools.make_pool(PoolOptions(self.size), self.runtime)
+        self.pool: Pool = pools.make_pool(wanted, self.runtime)
         self.timers = Timers(self.runtime)
         self.ledger = Ledger()
+
+    def _with_children(self, wanted: PoolOptions) -> PoolOptions:
+        """What a pool of child processes has to know of this worker."""
+        options = self.options
+        self.recipe_arguments = {
+            "source": options.source,
+            "hostname": self.hostname,
+            "loglevel": options.loglevel,
+            "logfile": options.logfile,
+            "keep_results": self.app.results.name != "disabled",
+        }
+        return dataclasses.replace(
+            wanted,
+            recipe=Recipe(child.RECIPE, self.recipe_arguments),
+            begun=lambda request: self.limits.begin(self.app.tasks[request.name], request),
+            store=lambda record: self.outbox.put(record),
+            lost=lambda request, why: self.losses.decide(request, why),
+        )
+
+    def remember(self, source: AppSource) -> None:
+        """Have child processes load the app so from the next restart of the pool on."""
+        self.recipe_arguments["source"] = source
 
     def _make_broker_side(self) -> None:
         app = self.app
         self.results = app.results
         self.publisher = app.producer.publisher()
-        multiplier = self.options.prefetch_multiplier or app.conf.worker_prefetch_multiplier
-        prefetch = self.size * max(1, multiplier)
+        prefetch = self.size.most * multiplier_of(self.options, app.conf)
         self.consumer = open_consumer(app.broker.url, app.conf, self.queues, prefetch, self.runtime)
         in_c = self.results.name == "sqlite"
         sides = (self.consumer, self.publisher, self.results, self.runtime)
@@ -89,12 +124,13 @@ class Worker:
 
     def _make_user_side(self) -> None:
         self.accept = Accept.of(self.app.conf.accept_content)
-        self.limits = Limits()
+        self.limits = Limits(self.app.conf)
         keeps = self.results.name != "disabled"
         self.executor = Executor(
             self.app, self.hostname, self.accept, self.limits, keep_results=keeps, store=self.outbox.put
         )
         self.accounts = Accounts(self.executor, self.outbox, self.app.tasks)
+        self.losses = Losses(lambda request: self.app.tasks[request.name].reject_on_worker_lost, self.consumer)
 
     def _make_path(self) -> None:
         """The way of a message: intake, gates, line-up, pool, and back by way of the outbox."""
@@ -112,6 +148,7 @@ class Worker:
             acks_late=self._acks_late,
             lock=contextlib.nullcontext() if self.runtime.green else threading.RLock(),
         )
+        self._make_sizing()
         self.intake = Intake(
             self.consumer,
             self.lineup,
@@ -122,11 +159,33 @@ class Worker:
             self.accept,
             self.accounts.rejected,
             self.accounts.known,
+            self.sizing,
         )
+
+    def _make_sizing(self) -> None:
+        conf, size = self.app.conf, self.size
+        autoscaler = None
+        if size.scales:
+            chosen = autoscaler_class(conf.worker_autoscaler)
+            autoscaler = chosen(self.pool, size.most, size.least, worker=self)
+        self.sizing = Sizing(
+            self.pool,
+            self.consumer,
+            self.timers,
+            self._resized,
+            multiplier=multiplier_of(self.options, conf),
+            most=max(size.most, most_by_command(self.options.pool)),
+            autoscaler=autoscaler,
+        )
+
+    def _resized(self) -> None:
+        """There are more slots, or fewer: fill what is new, and ask for as much as there is room for."""
+        self.lineup.fill()
+        self.intake.room()
 
     def _make_service_side(self) -> None:
         self.stopping = Stopping(self.intake, self.lineup, self.ledger, self.outbox, self.pool, self.runtime)
-        self.stall = StallWatch(self.runtime, self.blocking_task)
+        self.stall = StallWatch(self.runtime, self.app.conf.worker_hub_stall_seconds)
         self.service = ServiceThread(self.runtime)
         self.signals = Signals()
         self.panel = WorkerPanel(self)
@@ -134,26 +193,43 @@ class Worker:
 
     def run(self) -> int:
         """Start everything, serve until stopped, and let go; returns the exit code (wire.md 1.6)."""
-        self._set_rates()
+        self.set_rates()
         if self.options.purge:
             self._purge()
-        self.signals.install()
         self.runtime.failed = self.stopping.broken
         os.register_at_fork(after_in_child=self.runtime.alone)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._let_go)
+            # Before the signals are taken over: whoever waits for a start hook in vain can end it with Ctrl-C.
+            self._run_hooks(undo)
+            self._start()
+            self.pool.serve()
+        return self.stopping.exit_code
+
+    def _run_hooks(self, undo: contextlib.ExitStack) -> None:
+        """Call the start hooks now, and have the stop hooks called at the end if these went well."""
+        hooks, options = self.app.hooks, self.options
+        worker = WorkerInfo(self.hostname, options.pool, self.pool.size, tuple(self.queues))
+        hooks.worker_start.run(worker)
+        undo.callback(hooks.worker_stop.run, worker)
+        if not self.pool.can.survives_crash:  # else tasks run in child processes, each with these hooks of its own
+            child = ChildInfo(self.hostname, options.pool, 0)
+            hooks.child_start.run(child)
+            undo.callback(hooks.child_stop.run, child)
+
+    def _start(self) -> None:
+        self.signals.install()
         self._fill_service()
         self.pool.start(self.executor.run, self._done)
         self.timers.start()
         self.outbox.start()
         self.intake.start()
+        self.sizing.start()
+        self.stall.start()
         self.service.start()
         if not self.options.quiet:
             print(self._banner(), flush=True)
         self.runtime.spawn(self._say_ready, name="ready")
-        try:
-            self.pool.serve()
-        finally:
-            self._let_go()
-        return self.stopping.exit_code
 
     def _fill_service(self) -> None:
         service, conf = self.service, self.app.conf
@@ -182,6 +258,8 @@ class Worker:
 
     def _done(self, request: Request, outcome: Outcome) -> None:
         """The pool's answer: hand the outcome over, fill the slot, ask for more."""
+        self.limits.end(request)
+        self.losses.ended(request, outcome)
         if outcome.how is Settle.ACK and not request.acked:
             self.ledger.note_unacknowledged(request)
         self.accounts.ended(request, outcome)
@@ -192,12 +270,7 @@ class Worker:
         late: bool = self.app.tasks[request.name].acks_late
         return late
 
-    def blocking_task(self) -> Request | None:
-        """The task that has had the main thread longest, as far as anyone can tell from outside."""
-        running = list(self.ledger.running)
-        return max(running, key=lambda r: r.started, default=None)
-
-    def _set_rates(self) -> None:
+    def set_rates(self) -> None:
         if self.app.conf.worker_disable_rate_limits:
             return
         for name, task in self.app.tasks.items():
@@ -216,7 +289,7 @@ class Worker:
             reason=broker.reason,
             backend=mask_url(self.app.backend) if self.app.backend else "disabled",
             pool=self.options.pool,
-            size=self.size,
+            size=self.size.words,
             queues=self.queues,
             tasks=sorted(name for name in self.app.tasks if not name.startswith("greenq.")),
             warnings=conf.warnings,
@@ -224,6 +297,7 @@ class Worker:
 
     def _let_go(self) -> None:
         self.service.stop(LEAVE_SECONDS)
+        self.stall.stop()
         self.timers.stop()
         for closing in (self.consumer.close, self.publisher.close, self.results.close):
             try:

@@ -15,7 +15,7 @@ SCENARIOS = subprocess.run(
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("runtime", ["gevent", "threads"])
+@pytest.mark.parametrize("runtime", ["eventlet", "gevent", "threads"])
 def test_the_runtime_keeps_its_contract(runtime: str, scenario: str) -> None:
     done = subprocess.run(
         [sys.executable, str(DRIVER), runtime, scenario], capture_output=True, text=True, timeout=60, check=False

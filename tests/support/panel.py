@@ -42,6 +42,33 @@ def make_request(task_id: str, name: str = "proj.add", args: Sequence[Any] = (2,
     return decode_envelope(json.dumps(envelope).encode(), "celery", f"tag-{task_id}")
 
 
+class FakeSlots:
+    """Implements `greenq.control.panel.Slots`; `cannot` is what a verb raises, `scaler` the autoscaler's object."""
+
+    def __init__(self, panel: FakePanel) -> None:
+        self.scaler: dict[str, int] | None = None
+        self.cannot: Exception | None = None
+        self._panel = panel
+
+    def autoscaler(self) -> dict[str, int] | None:
+        return self.scaler
+
+    def resize(self, by: int) -> None:
+        self._verb("resize", by)
+
+    def autoscale(self, most: int | None, least: int | None) -> tuple[int, int]:
+        self._verb("autoscale", most, least)
+        return most or 8, least or 2
+
+    def restart(self, modules: Sequence[str] | None, *, reload: bool) -> None:
+        self._verb("restart", modules, reload)
+
+    def _verb(self, *asked: Any) -> None:
+        if self.cannot is not None:
+            raise self.cannot
+        self._panel.post(self._panel.asked.append, asked)
+
+
 class FakePanel:
     """Implements `greenq.control.Panel`. `asked` lists the verbs called; `busy` makes them raise Accepted."""
 
@@ -53,6 +80,7 @@ class FakePanel:
         self.held: list[Scheduled] = []
         self.asked: list[tuple[Any, ...]] = []
         self.busy = ""
+        self.slots = FakeSlots(self)
         self._revoked: list[str] = []
 
     def active(self) -> Sequence[Request]:
@@ -94,6 +122,9 @@ class FakePanel:
     def pool(self) -> dict[str, Any]:
         return {"implementation": "fake", "max-concurrency": 10}
 
+    def hub(self) -> dict[str, Any]:
+        return {"stalls": 0, "longest": 0.0, "stalled_for": 0.0}
+
     def broker(self) -> dict[str, Any]:
         return {"transport": "redis", "hostname": "localhost"}
 
@@ -122,6 +153,9 @@ class FakePanel:
 
     def rate_limit(self, task_name: str, limit: str | float | None) -> None:
         self.post(self.asked.append, ("rate_limit", task_name, limit))
+
+    def time_limit(self, task_name: str, soft: float | None, hard: float | None) -> None:
+        self.post(self.asked.append, ("time_limit", task_name, soft, hard))
 
     def shutdown(self, reason: str) -> None:
         self.asked.append(("shutdown", reason))

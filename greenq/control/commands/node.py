@@ -25,12 +25,15 @@ def clock(panel: Panel) -> dict[str, int]:
 
 def stats(panel: Panel) -> dict[str, Any]:
     """Show counters, pool, broker and resource usage."""
+    autoscaler = panel.slots.autoscaler()
     return {
         "total": dict(panel.totals()),
         "pid": os.getpid(),
         "clock": str(panel.clock.value),
         "uptime": int(panel.uptime()),
         "pool": panel.pool(),
+        "hub": panel.hub(),
+        **({"autoscaler": autoscaler} if autoscaler is not None else {}),
         "broker": panel.broker(),
         "prefetch_count": panel.prefetch_count(),
         "rusage": hostinfo.rusage(),

@@ -64,6 +64,24 @@ def rate_limit(panel: Panel, *, task_name: str, rate_limit: str | float | None) 
     return {"ok": "new rate limit set successfully" if rate else "rate limit disabled successfully"}
 
 
+def time_limit(
+    panel: Panel, *, task_name: str, soft: float | None = None, hard: float | None = None
+) -> dict[str, str]:
+    """Set the time limits of a task, in seconds, for all that starts from now on; none or 0 lifts them.
+
+    What the sender of a message wrote into it goes before this, and the worker's own limits come after.
+    """
+    if task_name not in panel.app.tasks:
+        return {"error": "unknown task"}
+    for name, limit in (("soft", soft), ("hard", hard)):
+        if limit is not None and limit < 0:
+            raise BadArgument(f"time_limit: {name} must not be negative, it is {limit:g}")
+    if soft and hard and soft > hard:
+        raise BadArgument(f"time_limit: the soft limit, {soft:g} s, is above the hard one, {hard:g} s")
+    panel.time_limit(task_name, soft or None, hard or None)
+    return {"ok": "time limits set successfully"}
+
+
 def shutdown(panel: Panel, *, msg: str = "Got shutdown from remote") -> None:
     """Stop the node: running tasks finish, the rest goes back. Never answers."""
     panel.shutdown(msg)
@@ -73,5 +91,6 @@ COMMANDS = (
     make_command(revoke, "control", variadic="task_id"),
     make_command(terminate, "control", args=[("signal", str)], variadic="task_id"),
     make_command(rate_limit, "control", args=[("task_name", str), ("rate_limit", str)]),
+    make_command(time_limit, "control", args=[("task_name", str), ("soft", float), ("hard", float)]),
     make_command(shutdown, "control", args=[], replies=False),
 )

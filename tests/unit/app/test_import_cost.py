@@ -68,6 +68,8 @@ def test_the_public_names_are_pinned() -> None:
 
     assert sorted(greenq.__all__) == [
         "AsyncResult",
+        "Autoscaler",
+        "ChildInfo",
         "EagerResult",
         "GreenQ",
         "GreenqError",
@@ -79,8 +81,11 @@ def test_the_public_names_are_pinned() -> None:
         "Signature",
         "SoftTimeLimitExceeded",
         "Task",
+        "TaskContext",
+        "TaskEnd",
         "TaskRevokedError",
         "TimeLimitExceeded",
+        "WorkerInfo",
         "allow_join_result",
         "group",
         "shared_task",

@@ -108,7 +108,8 @@ def test_a_task_is_not_made_a_task_again(app: GreenQ) -> None:
         ({"acks_late": "perhaps"}, ConfigError, "expected true or false"),
         ({"throws": "KeyError"}, ConfigError, "takes exception classes, not 'KeyError'"),
         ({"autoretry_for": (KeyError, 3)}, ConfigError, "takes exception classes, not 3"),
-        ({"reject_on_worker_lost": False}, ConfigError, "always comes back"),
+        ({"reject_on_worker_lost": "perhaps"}, ConfigError, "expected true or false"),
+        ({"retry_on_worker_lost": True}, TypeError, "reject_on_worker_lost says whether"),
         ({"default_retry_delay": None}, ConfigError, "default_retry_delay may not be None"),
     ],
 )

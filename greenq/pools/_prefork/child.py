@@ -1,0 +1,163 @@
+"""A child: runs the requests its parent hands it, one after the other, in an ordinary Python process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+from types import FrameType
+
+from greenq.model import Outcome, Record, Request
+from greenq.pools._prefork.board import Board
+from greenq.pools._prefork.endings import KILLED, as_ending
+from greenq.pools._prefork.frames import READ_BYTES, Frame, FrameReader, Kind, frame
+from greenq.pools.base import ChildSide
+from greenq.pools.guarding import run_guarded
+from greenq.pools.interrupts import NUDGE
+from greenq.wire.passing import pack_outcome, pack_record, unpack_epitaph, unpack_request
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+class ParentGone(Exception):
+    """The other end of the pipe is closed."""
+
+
+class Child:
+    """Everything happens in the main thread; the signal handlers only look and raise."""
+
+    def __init__(
+        self,
+        pipe: socket.socket,
+        index: int,
+        side: ChildSide,
+        board: Board,
+        max_tasks: int | None,
+        max_memory: int | None,
+    ) -> None:
+        """`max_memory` is in KiB of peak resident memory, as the kernel counts it."""
+        self._fd = pipe.detach()
+        self._index = index
+        self._side = side
+        self._board = board
+        self._max_tasks = max_tasks
+        self._max_memory = max_memory
+        self._tasks = 0
+        self._number = 0
+        self._request: Request | None = None
+        self._told = (0, 0)  # the task and the kind of ending that was raised in it: once is enough
+
+    def serve(self) -> int:
+        """Until told to leave; returns the exit code."""
+        self._handle_signals()
+        try:
+            self._side.start(self._index, self._store)
+        except BaseException as error:
+            self._send(frame(Kind.UNFIT, 0, f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace")))
+            return 1
+        try:
+            self._send(frame(Kind.READY))
+            self._work()
+        except ParentGone:
+            pass
+        finally:
+            self._side.stop()
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # a task may have closed or replaced it
+                sys.stdout.flush()
+        return 0
+
+    def _work(self) -> None:
+        reader = FrameReader()
+        while True:
+            try:
+                data = os.read(self._fd, READ_BYTES)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise ParentGone
+            for received in reader.feed(data):
+                if received.kind == Kind.LEAVE:
+                    return
+                leaving = self._one(received)
+                if leaving:
+                    return
+
+    def _one(self, received: Frame) -> bool:
+        """Run one request; True if it was this child's last."""
+        self._number = received.number
+        self._board.start(self._index, received.number)
+        outcome = self._outcome(received)
+        self._request = None
+        try:
+            packed = pack_outcome(outcome)
+        except Exception as error:
+            # Headers of a follow-up that cannot travel: the task's own doing, and its failure.
+            packed = pack_outcome(self._side.epitaph(outcome.request, error))
+        answer = frame(Kind.DONE, received.number, packed)
+        self._tasks += 1
+        leaving = self._has_done_its_share()
+        self._send(frame(Kind.LEAVING) + answer if leaving else answer)
+        return leaving
+
+    def _outcome(self, received: Frame) -> Outcome:
+        if received.kind == Kind.EPITAPH:
+            return self._side.epitaph(*unpack_epitaph(received.payload, self._side.accept))
+        self._request = request = unpack_request(received.payload, self._side.accept)
+        wanted = self._board.wanted(self._index, received.number)
+        if wanted is not None:
+            return self._side.epitaph(request, as_ending(wanted))
+        return run_guarded(self._side.run, request)
+
+    def _has_done_its_share(self) -> bool:
+        if self._max_tasks and self._tasks >= self._max_tasks:
+            return True
+        if not self._max_memory:
+            return False
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._max_memory
+
+    def _store(self, record: Record) -> None:
+        self._send(frame(Kind.RECORD, self._number, pack_record(record)))
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except (BrokenPipeError, ConnectionResetError):
+            raise ParentGone from None
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(NUDGE, self._on_nudge)
+
+    def _on_nudge(self, number: int, where: FrameType | None) -> None:
+        request = self._request
+        if request is None or request.state != "running":
+            return
+        wanted = self._board.wanted(self._index, self._number)
+        if wanted is None or wanted.kind == KILLED or self._told == (self._number, wanted.kind):
+            return
+        self._told = (self._number, wanted.kind)
+        raise as_ending(wanted)
+
+    def _on_term(self, number: int, where: FrameType | None) -> None:
+        """Supervisors send TERM to every process of a worker; it is meant for this task only if the parent says so."""
+        wanted = self._board.wanted(self._index, self._number)
+        if wanted is not None and wanted.kind == KILLED:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies: a task nobody can end or hear of helps nobody."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,75 @@
+"""Frames on the socket between parent and child: a length, a kind, a task's number, and bytes.
+
+The numbers count what the parent hands out and never repeat; a child ends its tasks in the order it got them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+HEAD = Struct("<IBQ")
+READ_BYTES = 256 * 1024
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    # parent to child
+    RUN = 1  # a packed request
+    EPITAPH = 2  # a packed request behind the numbers of the ending that its outcome is to be made of
+    LEAVE = 3  # end after what came before
+    # child to parent
+    READY = 10
+    UNFIT = 11  # the text of what made the start fail
+    DONE = 12  # a packed outcome
+    RECORD = 13  # a packed record that is not an outcome
+    LEAVING = 14  # this child takes nothing more: it has done its share
+
+
+class Frame(NamedTuple):
+    """One frame as received."""
+
+    kind: int
+    number: int
+    payload: bytes
+
+
+def frame(kind: Kind, number: int = 0, payload: bytes = b"") -> bytes:
+    """The bytes of one frame."""
+    return HEAD.pack(len(payload), kind, number) + payload
+
+
+class FrameReader:
+    """Cuts a stream into frames; keeps what is not complete yet."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self._need = HEAD.size
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete with this data."""
+        if self._have:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return []  # a large frame is put together once, not at each read
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        frames = []
+        at, end = 0, len(data)
+        self._need = HEAD.size
+        while end - at >= HEAD.size:
+            length, kind, number = HEAD.unpack_from(data, at)
+            start = at + HEAD.size
+            if end - start < length:
+                self._need = HEAD.size + length
+                break
+            frames.append(Frame(kind, number, data[start : start + length]))
+            at = start + length
+        self._have = end - at
+        if self._have:
+            self._chunks.append(data[at:] if at else data)
+        return frames
