@@ -7,8 +7,9 @@ import sys
 
 from bench.measure import private_servers
 from bench.peers import peers
+from bench.plan import Plan
 from bench.report import Row, environment, save, table
-from bench.rows import ROWS, Plan
+from bench.rows import ROWS
 
 
 def _arguments() -> argparse.Namespace:

@@ -43,6 +43,8 @@ class Run:
     wall: float  # seconds
     rss: float  # MB of the worker's process tree at the end
     foreign: float  # share of one core used meanwhile by anything but worker, broker and bench
+    parent_us: float  # what of `cpu_us` is the worker's own process,
+    children_us: float  # and what the processes below it are
 
 
 @dataclass
@@ -139,19 +141,28 @@ class Meter:
         self._self = psutil.Process()
         self._before = self._read()
 
-    def _read(self) -> tuple[float, float, float, float, float]:
+    def _read(self) -> tuple[float, float, float, float, float, float]:
         clock = time.perf_counter()
-        used = self._worker.cpu(), cpu_seconds(self._broker), cpu_seconds(self._self)
-        return (clock, *used, machine_cpu())
+        parent, children = self._worker.cpu_apart()
+        return clock, parent, children, cpu_seconds(self._broker), cpu_seconds(self._self), machine_cpu()
 
     def finish(self, count: int) -> Run:
         """What `count` tasks took and cost since the start."""
         rss = self._worker.rss()
-        wall, worker, broker, own, machine = (
+        wall, parent, children, broker, own, machine = (
             after - before for before, after in zip(self._before, self._read(), strict=True)
         )
-        foreign = (machine - worker - broker - own) / wall
-        return Run(count / wall, worker / count * 1e6, broker / count * 1e6, wall, rss, foreign)
+        worker = parent + children
+        return Run(
+            tasks_per_second=count / wall,
+            cpu_us=worker / count * 1e6,
+            broker_us=broker / count * 1e6,
+            wall=wall,
+            rss=rss,
+            foreign=(machine - worker - broker - own) / wall,
+            parent_us=parent / count * 1e6,
+            children_us=children / count * 1e6,
+        )
 
 
 def drain_redis(
@@ -163,14 +174,18 @@ def drain_redis(
     pool: str = "gevent",
     concurrency: int = 500,
     stored: bool = False,
+    arguments: tuple[str, ...] = (),
+    warm: int = 1,
 ) -> Run:
-    """Measure one worker on `count` messages in Redis."""
+    """Measure one worker on `count` messages in Redis, after `warm` others."""
     sample = servers.sample(task, stored=stored)
     env = servers.redis_env(stored=stored)
     with servers.client() as client:
         client.flushall()
-        with worker_running(servers, library, pool=pool, concurrency=concurrency, env=env) as worker:
-            fill_redis(client, sample, 1, QUEUE)
+        with worker_running(
+            servers, library, pool=pool, concurrency=concurrency, env=env, arguments=arguments
+        ) as worker:
+            fill_redis(client, sample, warm, QUEUE)
             _until_empty(client, worker, 30)
             fill_redis(client, sample, count)
             meter = Meter(worker, servers.redis.pid)

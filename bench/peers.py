@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bench.compare.counter import Counter
 from bench.measure import Meter, Run, Servers
+from bench.plan import Plan, each
 from bench.report import Row
-from bench.rows import Plan, each
 from bench.workers import ROOT, MeasuredProcess
 from tests.support.processes import wait_for
 

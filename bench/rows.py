@@ -8,60 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load import QUEUE, UNACKED, fill_redis
-from bench.measure import (
-    Run,
-    Servers,
-    drain_rabbitmq,
-    drain_redis,
-    run_client,
-    worker_running,
-)
+from bench.measure import Run, Servers, drain_rabbitmq, drain_redis, run_client, worker_running
+from bench.plan import Plan, both, each
+from bench.pool_rows import POOL_ROWS
 from bench.report import Row
 from bench.workers import ROOT, Worker
 from tests.support.processes import wait_for
 
 # Celery's other pools; prefork as its own default has it, one child per core.
 _OTHER_POOLS = (("solo", 1), ("threads", 500), ("prefork", 2))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How often and how much. Celery gets fewer messages: its rate does not depend on how many there are."""
-
-    runs: int = 3
-    noops: int = 50_000
-    celery_noops: int = 5_000
-    waits: int = 10_000
-    celery_waits: int = 3_000
-    amqp_noops: int = 20_000
-
-    def alternating(self) -> Iterator[str]:
-        """greenq, celery, greenq, celery, ...: what disturbs the machine disturbs both."""
-        for _ in range(self.runs):
-            yield "greenq"
-            yield "celery"
-
-
-def _both(plan: Plan, run: Callable[[str], Run]) -> tuple[list[Run], list[Run]]:
-    runs: dict[str, list[Run]] = {"greenq": [], "celery": []}
-    for library in plan.alternating():
-        done = run(library)
-        runs[library].append(done)
-        print(
-            f"    {library:7} {done.tasks_per_second:9,.0f} tasks/s {done.cpu_us:8,.1f} us"
-            f"  wall {done.wall:6.2f} s  broker {done.broker_us:6.1f} us"
-            f"  rss {done.rss:4.0f} MB  others {done.foreign:5.2f} of a core"
-        )
-    return runs["greenq"], runs["celery"]
-
-
-def each(runs: list[Run], field: str) -> list[float]:
-    """One figure of every run."""
-    return [getattr(run, field) for run in runs]
 
 
 def _throughput(name: str, ours: list[Run], theirs: list[Run], times: float | None) -> Iterator[Row]:
@@ -78,7 +36,7 @@ def _throughput(name: str, ours: list[Run], theirs: list[Run], times: float | No
 def redis_noop(servers: Servers, plan: Plan) -> Iterator[Row]:
     """No-ops on Redis, results ignored, beside Celery's gevent pool and beside its best."""
     counts = {"greenq": plan.noops, "celery": plan.celery_noops}
-    ours, theirs = _both(plan, lambda library: drain_redis(servers, library, "noop", counts[library]))
+    ours, theirs = both(plan, lambda library: drain_redis(servers, library, "noop", counts[library]))
     name = f"{plan.noops:,} no-ops, Redis"
     rate, cpu = _throughput(name, ours, theirs, 30)
     cpu.at_most = 25
@@ -108,20 +66,20 @@ def redis_noop(servers: Servers, plan: Plan) -> Iterator[Row]:
 def redis_stored(servers: Servers, plan: Plan) -> Iterator[Row]:
     """No-ops on Redis, each result stored."""
     counts = {"greenq": plan.noops, "celery": plan.celery_noops // 2}
-    ours, theirs = _both(plan, lambda library: drain_redis(servers, library, "noop", counts[library], stored=True))
+    ours, theirs = both(plan, lambda library: drain_redis(servers, library, "noop", counts[library], stored=True))
     yield from _throughput(f"{plan.noops:,} no-ops, Redis, results stored", ours, theirs, 30)
 
 
 def rabbitmq_noop(servers: Servers, plan: Plan) -> Iterator[Row]:
     """No-ops on RabbitMQ, results ignored."""
     counts = {"greenq": plan.amqp_noops, "celery": plan.celery_noops}
-    ours, theirs = _both(plan, lambda library: drain_rabbitmq(servers, library, "noop", counts[library]))
+    ours, theirs = both(plan, lambda library: drain_rabbitmq(servers, library, "noop", counts[library]))
     yield from _throughput(f"{plan.amqp_noops:,} no-ops, RabbitMQ", ours, theirs, None)
 
 
 def _waits(servers: Servers, plan: Plan, concurrency: int, at_most: float) -> Iterator[Row]:
     counts = {"greenq": plan.waits, "celery": plan.celery_waits}
-    ours, theirs = _both(
+    ours, theirs = both(
         plan,
         lambda library: drain_redis(servers, library, "wait", counts[library], concurrency=concurrency),
     )
@@ -286,4 +244,4 @@ ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {
     "roundtrip": roundtrip,
     "producer": producer,
     "sqlite": sqlite,
-}
+} | POOL_ROWS

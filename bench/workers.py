@@ -22,7 +22,12 @@ class MeasuredProcess(Process):
 
     def cpu(self) -> float:
         """CPU seconds used so far (ticks of 10 ms)."""
-        return sum(cpu_seconds(process) for process in self._tree())
+        return sum(self.cpu_apart())
+
+    def cpu_apart(self) -> tuple[float, float]:
+        """The same of the process itself, and of all that live below it."""
+        own, *below = map(cpu_seconds, self._tree())
+        return own, sum(below)
 
     def rss(self) -> float:
         """Resident memory in MB of 1,000,000 bytes."""
@@ -41,9 +46,11 @@ class Worker(MeasuredProcess):
         env: dict[str, str],
         output: Path,
         loglevel: str = "WARNING",
+        arguments: tuple[str, ...] = (),
     ) -> None:
+        """`arguments` follow on the command line; both libraries understand those the bench uses."""
         argv = [sys.executable, "-m", library, "-A", f"bench.compare.{library}_tasks", "worker"]
-        argv += ["-P", pool, "-c", str(concurrency), "-l", loglevel]
+        argv += ["-P", pool, "-c", str(concurrency), "-l", loglevel, *arguments]
         if library == "celery":
             # What it does besides running tasks. On RabbitMQ the heartbeat alone holds it to 10 tasks/s.
             argv += _QUIET

@@ -10,16 +10,18 @@ from typing import Any
 from greenq._speedups import Timer, TimerHeap
 from greenq.app.task import Task
 from greenq.config import Settings
-from greenq.exceptions import HardTimeLimit, Interrupt, SoftTimeLimitExceeded
+from greenq.exceptions import HardTimeLimit, SoftTimeLimitExceeded
 from greenq.log import printable
 from greenq.model import Request
 
 logger = logging.getLogger(__name__)
 
+INSIST_EVERY = 5.0  # seconds after which a task that has swallowed its hard limit is struck again
 LOOK_SOONEST = 0.005  # seconds between two looks at the heap, the next deadline permitting
 LOOK_LATEST = 0.1  # by so much a shorter limit may be late that began while nobody looked
 
-Kill = Callable[[Request, Interrupt | SoftTimeLimitExceeded], None]
+Ending = HardTimeLimit | SoftTimeLimitExceeded
+Kill = Callable[[Request, Ending], None]
 
 
 class Limits:
@@ -32,7 +34,7 @@ class Limits:
     def __init__(self, conf: Settings) -> None:
         self._conf = conf
         self._heap = TimerHeap()
-        self._clocks: dict[Request, tuple[Timer, ...]] = {}
+        self._clocks: dict[Request, list[Timer]] = {}
 
     def begin(self, task: Task[..., Any], request: Request) -> None:
         """Start the clocks of one run: of the message, else of the task as it is now, else of the settings."""
@@ -43,10 +45,10 @@ class Limits:
             now, add = time.monotonic(), self._heap.add
             clocks = []
             if soft:
-                clocks.append(add(now + soft, (request, soft, SoftTimeLimitExceeded)))
+                clocks.append(add(now + soft, (request, soft, SoftTimeLimitExceeded, False)))
             if hard:
-                clocks.append(add(now + hard, (request, hard, HardTimeLimit)))
-            self._clocks[request] = tuple(clocks)
+                clocks.append(add(now + hard, (request, hard, HardTimeLimit, False)))
+            self._clocks[request] = clocks
 
     def end(self, request: Request) -> None:
         """Stop the clocks of a run; legal where none runs (any more)."""
@@ -56,30 +58,39 @@ class Limits:
     def serve(self, kill: Kill, sleep: Callable[[float], None], stopped: Callable[[], bool]) -> None:
         """Service thread: have what is overdue ended, until `stopped`."""
         while not stopped():
-            now = time.monotonic()
-            for clock in self._heap.pop_due(now):
+            for clock in self._heap.pop_due(time.monotonic()):
                 payload = clock.payload
-                if payload is not None:  # cancelled since it was taken
-                    self._expire(kill, *payload)
+                if payload is not None:  # else its run has ended since
+                    request, seconds, ending, insisting = payload
+                    self._expire(kill, request, seconds, ending, insisting=insisting)
             due = self._heap.next_due()
             ahead = LOOK_LATEST if due is None else due - time.monotonic()
             sleep(min(LOOK_LATEST, max(LOOK_SOONEST, ahead)))
 
     def _expire(
-        self,
-        kill: Kill,
-        request: Request,
-        seconds: float,
-        ending: type[SoftTimeLimitExceeded | HardTimeLimit],
+        self, kill: Kill, request: Request, seconds: float, ending: type[Ending], *, insisting: bool
     ) -> None:
         kill(request, ending(seconds))
         hard = ending is HardTimeLimit
-        logger.log(
-            logging.ERROR if hard else logging.WARNING,
-            "%s time limit (%gs) exceeded for %s[%s]",
-            "Hard" if hard else "Soft",
-            seconds,
-            printable(request.display_name),
-            printable(request.id),
-            extra={"event": "task.hard_limit" if hard else "task.soft_limit"},
-        )
+        if hard:
+            self._insist(request, seconds)
+        if not insisting:
+            logger.log(
+                logging.ERROR if hard else logging.WARNING,
+                "%s time limit (%gs) exceeded for %s[%s]",
+                "Hard" if hard else "Soft",
+                seconds,
+                printable(request.display_name),
+                printable(request.id),
+                extra={"event": "task.hard_limit" if hard else "task.soft_limit"},
+            )
+
+    def _insist(self, request: Request, seconds: float) -> None:
+        """A bare `except:` swallows an ending, and the interpreter one that strikes in a finalizer."""
+        clocks = self._clocks.get(request)
+        if clocks is None:
+            return
+        clock = self._heap.add(time.monotonic() + INSIST_EVERY, (request, seconds, HardTimeLimit, True))
+        clocks.append(clock)
+        if request not in self._clocks:  # it ended just now, and did not see this one
+            clock.cancel()

@@ -8,12 +8,17 @@ looks whether that is the task that was meant.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from greenq.exceptions import Interrupt
+from greenq.exceptions import Interrupt, SoftTimeLimitExceeded
 from greenq.model import Request
 from greenq.pools.base import Ending
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 NUDGE = signal.SIGURG  # ignored by default everywhere, so a stray one does no harm
 
@@ -31,11 +36,14 @@ class Interrupts:
         # By the request itself and not by its id: a message that came twice may run twice at a time.
         self._pending: dict[Request, Ending] = {}
         self._main = 0
+        self._report: Callable[[UnraisableHookArgs], object]
 
     def install(self, thread: int) -> None:
         """Install the handler; main thread only, whose native identity `thread` is."""
         self._main = thread
         signal.signal(NUDGE, self._on_nudge)
+        self._report = sys.unraisablehook
+        sys.unraisablehook = self._on_unraisable
 
     def add(self, request: Request, ending: Ending) -> None:
         """Have `ending` raised in that request's task. It replaces an earlier one, but a soft limit never does."""
@@ -71,3 +79,11 @@ class Interrupts:
         ending = self.take(request)
         if ending is not None:
             raise ending
+
+    def _on_unraisable(self, lost: UnraisableHookArgs) -> None:
+        """An ending that struck in a finalizer got no further: have it raised once more."""
+        request, ending = self._running(), lost.exc_value
+        if request is not None and isinstance(ending, (Interrupt, SoftTimeLimitExceeded)):
+            self.add(request, ending.with_traceback(None))
+        else:
+            self._report(lost)

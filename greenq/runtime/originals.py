@@ -46,6 +46,8 @@ MAY_KEEP = {
     # To ask what an object is.
     "ftplib": "_SSLSocket",
     "threading": "_LockType",
+    # Between native threads, on purpose.
+    "greenq.runtime.crossing": "SimpleQueue",
     # Files in Python, for interpreters without those in C; log lines of a telephone.
     "_pyio": "Lock",
     "_android_support": "*",

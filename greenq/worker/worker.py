@@ -28,7 +28,7 @@ from greenq.gates.expiry import expiry_gate
 from greenq.gates.rate import RateGate
 from greenq.gates.revoked import RevokedGate
 from greenq.log import configure
-from greenq.model import Outcome, Request, Settle
+from greenq.model import Outcome, Record, Request, Settle
 from greenq.pools import table
 from greenq.pools.base import Pool, PoolOptions, Recipe
 from greenq.rates import parse_rate
@@ -103,9 +103,9 @@ class Worker:
         return dataclasses.replace(
             wanted,
             recipe=Recipe(child.RECIPE, self.recipe_arguments),
-            begun=lambda request: self.limits.begin(self.app.tasks[request.name], request),
-            store=lambda record: self.outbox.put(record),
-            lost=lambda request, why: self.losses.decide(request, why),
+            begun=self._begun,
+            store=self._store,
+            lost=self._lost,
         )
 
     def remember(self, source: AppSource) -> None:
@@ -265,6 +265,16 @@ class Worker:
         self.accounts.ended(request, outcome)
         self.lineup.ended(request)
         self.intake.room()
+
+    def _begun(self, request: Request) -> None:
+        """A child is on it: this process keeps its clocks."""
+        self.limits.begin(self.app.tasks[request.name], request)
+
+    def _store(self, record: Record) -> None:
+        self.outbox.put(record)
+
+    def _lost(self, request: Request, why: str) -> Outcome | BaseException:
+        return self.losses.decide(request, why)
 
     def _acks_late(self, request: Request) -> bool:
         late: bool = self.app.tasks[request.name].acks_late

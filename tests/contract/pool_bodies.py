@@ -19,10 +19,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from greenq.exceptions import ColdStop, Interrupt, SoftTimeLimitExceeded
+from greenq.exceptions import ColdStop, ConfigError, Interrupt, SoftTimeLimitExceeded
 from greenq.model import Outcome, Record, Request, Settle, State
 from greenq.wire.serializers import Accept
 
@@ -37,6 +37,7 @@ class Job(NamedTuple):
     id: str
     folder: str
     note: Callable[[str], None]
+    store: Callable[[Record], object]
 
     def wait(self, gate: str) -> None:
         """Until the scenario opens that gate."""
@@ -56,11 +57,11 @@ class Side:
         self.accept = Accept.of(["json"])
         self.folder = folder
         self._ledger = os.open(f"{folder}/{LEDGER}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._store: Callable[[Record], object] | None = None
+        self.store: Callable[[Record], object]
 
     def start(self, index: int, store: Callable[[Record], object]) -> None:
         """See ChildSide."""
-        self._store = store
+        self.store = store
         self.note(f"child {index} {os.getpid()}")
 
     def stop(self) -> None:
@@ -80,7 +81,7 @@ class Side:
         try:
             request.state = "running"
             self.note(f"started {request.id} {os.getpid()}")
-            value = BODIES[request.name](Job(request.id, self.folder, self.note), *args)
+            value = BODIES[request.name](Job(request.id, self.folder, self.note, self.store), *args)
             self.note(f"ended {request.id} {os.getpid()}")
             request.state = "finishing"
         except BaseException as error:
@@ -94,6 +95,11 @@ class Side:
         if isinstance(error, ColdStop):
             return Outcome(request, State.CANCELLED, Settle.REQUEUE)
         return Outcome(request, type(error).__name__, result_text=repr(error))
+
+
+def fail_to_make(folder: str) -> Side:
+    """What a recipe names whose app cannot be loaded."""
+    raise ConfigError(f"no app in {folder}")
 
 
 def make_side(folder: str) -> Side:
@@ -206,6 +212,21 @@ def stubborn_compute(job: Job) -> None:
             job.note(f"swallowed {job.id}")
 
 
+def stubborn_utterly(job: Job) -> None:
+    """Swallows even what no task should."""
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            job.note(f"swallowed {job.id}")
+
+
+def deaf(job: Job) -> None:
+    """Ignores the signal it is told to end by."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
 def tidy_up(job: Job, body: str, seconds: float) -> str:
     """Overdue, it ends in good order."""
     try:
@@ -233,6 +254,12 @@ def count_big(job: Job) -> list[int]:
     return [os.getpid(), len(alive)]
 
 
+def announce(job: Job, number: int, length: int) -> None:
+    """Hand over records that are not the outcome, one after the other."""
+    for n in range(number):
+        job.store(Record(job.id, State.STARTED, b"%d " % n + b"x" * length))
+
+
 def repeat(job: Job, letter: str, length: int) -> str:
     return letter * length
 
@@ -242,6 +269,9 @@ def die(job: Job, how: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if how.startswith("exit"):
         os._exit(int(how.removeprefix("exit")))
+    if how == "close":
+        os.closerange(3, 4096)
+        time.sleep(60)
     if how == "segv":
         ctypes.string_at(0)
     os.kill(os.getpid(), getattr(signal, how))
@@ -274,12 +304,38 @@ def processes_and_threads(job: Job) -> list[Any]:
     return [*told, *codes]
 
 
-def _bodies() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for body in (nothing, echo, process, fail, recurse, gate, sleep, receive, compute, compute_and_yield, stand_by):
-        yield body.__name__, body
-    for body in (stubborn, stubborn_compute, tidy_up, hold_big, count_big, repeat, die, hog, resident, version):
-        yield body.__name__, body
-    yield processes_and_threads.__name__, processes_and_threads
+def parent(job: Job) -> int:
+    return os.getppid()
 
 
-BODIES = dict(_bodies())
+BODIES: dict[str, Callable[..., Any]] = {
+    body.__name__: body
+    for body in (
+        announce,
+        compute,
+        compute_and_yield,
+        count_big,
+        deaf,
+        die,
+        echo,
+        fail,
+        gate,
+        hog,
+        hold_big,
+        nothing,
+        parent,
+        process,
+        processes_and_threads,
+        receive,
+        recurse,
+        repeat,
+        resident,
+        sleep,
+        stand_by,
+        stubborn,
+        stubborn_compute,
+        stubborn_utterly,
+        tidy_up,
+        version,
+    )
+}

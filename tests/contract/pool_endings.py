@@ -187,6 +187,32 @@ def a_kill_of_what_was_just_given_ends_it_or_lets_it_run(rig: Rig) -> None:
     rig.check_whole()
 
 
+@book.tells(needs="kill", size=4)
+def a_kill_cuts_no_large_outcome_in_two(rig: Rig) -> None:
+    """It comes while megabytes are on their way back: they arrive whole, or the task was killed."""
+    length = 3_000_000
+    chance = random.Random(3)
+    for n in range(40):
+        victim = rig.put("repeat", "x", length, task_id=f"large-{n}")
+        rig.runtime.sleep(0.02 * chance.random())
+        rig.kill(victim, Killed(TERM if n % 2 else KILL))
+    rig.wait_count(40)
+    assert set(rig.states()) <= {State.SUCCESS, KILLED}
+    for task_id, state in rig.done:
+        assert state == KILLED or rig.value(task_id) == "x" * length
+    rig.check_whole()
+
+
+@book.tells(needs="kill")
+def a_task_that_ignores_the_signal_is_killed_all_the_same(rig: Rig) -> None:
+    victim = rig.wait_begun(rig.put("deaf"))
+    rig.runtime.sleep(0.05)
+    rig.kill(victim, Killed(TERM))
+    rig.wait_done(victim.id, seconds=PROMPT)
+    assert rig.state(victim.id) == KILLED
+    rig.check_whole()
+
+
 @book.tells(needs="kill")
 def half_of_the_tasks_are_killed_at_once(rig: Rig) -> None:
     requests = rig.fill_slots("gate")
@@ -267,6 +293,16 @@ def a_hard_limit_ends_a_stubborn_task(rig: Rig) -> None:
         assert rig.state(request.id) == HARD
         assert rig.outcomes[request.id].result_text == "HardTimeLimit(0.2)"
         assert [request.id] in rig.notes("swallowed")
+    rig.check_whole()
+
+
+@book.tells(needs="survives_crash", size=3)
+def a_process_of_its_own_ends_with_a_task_that_swallows_everything(rig: Rig) -> None:
+    for ending, state in ((HardTimeLimit(0.1), HARD), (Killed(TERM), KILLED), (ColdStop("test"), State.CANCELLED)):
+        victim = rig.wait_begun(rig.put("stubborn_utterly"))
+        rig.kill(victim, ending)
+        rig.wait_done(victim.id, seconds=PROMPT)
+        assert rig.state(victim.id) == state
     rig.check_whole()
 
 

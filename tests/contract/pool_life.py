@@ -27,6 +27,25 @@ def every_request_is_done_once(rig: Rig) -> None:
     assert sorted(rig.started()) == sorted(request.id for request in requests)
     assert len(rig.notes("started")) == len(rig.notes("ended")) == 5000
     assert rig.pool.free() == rig.size
+    if rig.pool.can.survives_crash:
+        assert sorted(rig.begun) == sorted(request.id for request in requests)
+
+
+@book.tells()
+def records_arrive_before_the_outcome(rig: Rig) -> None:
+    """STARTED and the like: all of them, in order, small and large."""
+    seen: dict[str, int] = {}
+    rig.told = lambda task_id: seen.update({task_id: sum(r.task_id == task_id for r in rig.records)})
+    for n in range(rig.size):
+        rig.feed(rig.request("announce", 50, 0, task_id=f"small-{n}"))
+        rig.feed(rig.request("announce", 3, MEGABYTE, task_id=f"large-{n}"))
+    rig.wait_count(2 * rig.size)
+    assert rig.states() == {State.SUCCESS: 2 * rig.size}
+    for task_id, number in seen.items():
+        assert number == (50 if task_id.startswith("small") else 3)
+        mine = [record.payload for record in rig.records if record.task_id == task_id]
+        assert [int(payload.split(b" ", 1)[0]) for payload in mine] == list(range(number))
+        assert {len(payload) > MEGABYTE for payload in mine} == {task_id.startswith("large")}
 
 
 @book.tells()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
-from greenq.exceptions import ConfigError, PoolCannot, WorkerLostError
+from greenq.exceptions import ColdStop, ConfigError, HardTimeLimit, Killed, PoolCannot, WorkerLostError
 from greenq.model import Outcome, Settle, State
+from greenq.pools.base import Recipe
+from tests.contract.pool_bodies import KILL, TERM
 from tests.contract.pool_rig import SLOW, Book, Rig
 
 book = Book()
 LOST = WorkerLostError.__name__
-WAYS = {"exit0": "status 0", "exit3": "status 3", "SIGKILL": "SIGKILL", "segv": "SIGSEGV"}
+KILLED = Killed.__name__
+ENDED = {KILLED, HardTimeLimit.__name__, State.CANCELLED}
+WAYS = {"exit0": "status 0", "exit3": "status 3", "SIGKILL": "SIGKILL", "segv": "SIGSEGV", "close": "SIGKILL"}
 PROMPT = 5.0
 
 
@@ -92,9 +98,54 @@ def children_killed_while_idle_are_replaced(rig: Rig) -> None:
     assert not old & {int(pid) for _, pid in rig.notes("started")[33:]}
 
 
+@book.tells(needs="survives_crash", size=3)
+def a_child_that_dies_while_it_is_handed_megabytes_loses_no_other(rig: Rig) -> None:
+    chance = random.Random(5)
+    for n in range(30):
+        request = rig.put("echo", "x" * 3_000_000, task_id=f"large-{n}")
+        rig.runtime.sleep(0.03 * chance.random())
+        pid = rig.pool.pid(request)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        rig.put("nothing", task_id=f"small-{n}")
+    rig.wait_count(60)
+    assert all(state == State.SUCCESS or (i.startswith("large") and state == LOST) for i, state in rig.done)
+    assert {i for i, state in rig.done if state == LOST} == set(rig.lost)
+    rig.check_whole()
+
+
+@book.tells(needs="survives_crash", size=3)
+def the_loss_of_the_process_that_forks_is_survived(rig: Rig) -> None:
+    for round_ in range(2):
+        running = rig.fill_slots(f"never-{round_}")
+        forking = _parent_of(rig.started()[running[0].id])
+        os.kill(forking, signal.SIGKILL)
+        rig.wait_done(*(request.id for request in running))
+        assert {rig.state(request.id) for request in running} == {LOST}
+        rig.check_whole()
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+NO_APP = Recipe("tests.contract.pool_bodies:fail_to_make", {"folder": "nowhere"})
+
+
+@book.tells(needs="survives_crash", start=False, options={"recipe": NO_APP})
+def an_app_that_cannot_be_loaded_is_an_error_of_the_start(rig: Rig) -> None:
+    try:
+        rig.pool.start(rig.side.run, lambda request, outcome: None)
+    except ConfigError as refusal:
+        assert "no app in nowhere" in str(refusal), refusal
+    else:
+        raise AssertionError("a pool started whose children cannot run anything")
+    rig.pool.stop()
+    rig.pool.serve()
+
+
 @book.tells(needs="survives_crash", size=2, options={"ahead": 4})
 def what_a_crashed_child_had_not_started_runs_elsewhere(rig: Rig) -> None:
-    rig.steady = False  # there are more places than children
     for n in range(20):
         rig.feed(rig.request("die", "SIGKILL", task_id=f"dies-{n}"))
         rig.feed(*(rig.request("nothing", task_id=f"lives-{n}-{m}") for m in range(6)))
@@ -102,6 +153,69 @@ def what_a_crashed_child_had_not_started_runs_elsewhere(rig: Rig) -> None:
     assert {i for i, state in rig.done if state == LOST} == {f"dies-{n}" for n in range(20)}
     assert rig.states() == {LOST: 20, State.SUCCESS: 120}
     assert max(Counter(task_id for task_id, _ in rig.notes("started")).values()) == 1
+
+
+@book.tells(needs="survives_crash", size=2, options={"ahead": 4})
+def a_kill_finds_its_request_wherever_it_stands_in_line(rig: Rig) -> None:
+    """Running, handed to a busy child, or waiting for one: only those that are named are killed."""
+    chance = random.Random(13)
+    named = set()
+    for n in range(300):
+        request = rig.put("sleep", 0.004, task_id=f"{n}")
+        if n % 5 == 0:
+            rig.put("die", "SIGKILL", task_id=f"dies-{n}")
+        if n % 2:
+            rig.kill(request, Killed(TERM if n % 4 == 1 else KILL))
+            named.add(request.id)
+        rig.runtime.sleep(0.006 * chance.random())
+    rig.wait_count(360, 2 * SLOW)
+    for task_id, state in rig.done:
+        usual = LOST if task_id.startswith("dies") else State.SUCCESS
+        assert state == usual or (state == KILLED and task_id in named), (task_id, state)
+    assert rig.states()[KILLED] > 50
+    assert all(task_id in named for task_id, state in rig.done if state == KILLED)
+
+
+@book.tells(size=4)
+def everything_at_once(rig: Rig) -> None:
+    """Kills, crashes, restarts and resizes among tasks: one outcome each, and only the named are hit."""
+    chance = random.Random(17)
+    can = rig.pool.can
+    bodies: list[tuple[str, tuple[object, ...]]] = [
+        ("nothing", ()),
+        ("sleep", (0.01,)),
+        ("compute", (0.003,)),
+        ("echo", ("x" * 300_000,)),
+        *([("die", ("SIGKILL",))] if can.survives_crash else []),
+    ]
+    chosen = [bodies[n % len(bodies)] for n in range(800)]
+    given = [rig.request(body, *args, task_id=f"{body}-{n}") for n, (body, args) in enumerate(chosen)]
+    rig.steady = False
+    rig.feed(*given)
+    named = set()
+    turn = 0
+    while len(rig.done) < len(given) and turn < 3000:
+        turn += 1
+        if can.kill:
+            ended = len(rig.done)
+            victim = given[min(len(given) - 1, ended + chance.randrange(rig.pool.size + 1))]
+            named.add(victim.id)
+            rig.kill(victim, (Killed(TERM), Killed(KILL), HardTimeLimit(0.1), ColdStop("test"))[turn % 4])
+        if can.resize and turn % 3 == 0:
+            rig.pool.resize(chance.choice((1, 2, 4, 8)))
+        if can.restart and turn % 40 == 0:
+            rig.pool.restart()
+        rig.feed()
+        rig.runtime.sleep(0.01 * chance.random())
+    rig.wait_count(len(given))
+    for task_id, state in rig.done:
+        usual = LOST if task_id.startswith("die") else State.SUCCESS
+        assert state == usual or (state in ENDED and task_id in named), (task_id, state)
+    if can.resize:
+        rig.pool.resize(4)
+    rig.wait(lambda: rig.pool.free() == rig.size, "an idle pool")
+    rig.steady = True
+    rig.check_whole()
 
 
 @book.tells(needs="recycle", size=2, options={"max_tasks": 1})
@@ -117,7 +231,6 @@ def a_child_of_two_tasks_runs_two(rig: Rig) -> None:
 @book.tells(needs="recycle", size=3, options={"max_tasks": 3, "ahead": 2})
 def a_child_of_three_tasks_runs_three_whatever_it_was_handed(rig: Rig) -> None:
     """No neighbour that goes on and on here: what a busy child was handed ahead would wait behind it."""
-    rig.steady = False
     _recycles(rig, 3)
 
 
@@ -193,6 +306,8 @@ def restarting_again_and_again_under_load_loses_nothing(rig: Rig) -> None:
     rig.wait_count(600)
     assert rig.states() == {State.SUCCESS: 600}
     assert len(rig.notes("started")) == 600
+    twice = [task_id for task_id, times in Counter(rig.begun).items() if times > 1]
+    assert not twice, f"told to have begun twice: {twice}"
     rig.check_whole()
 
 
@@ -207,13 +322,16 @@ def refuses_restart(rig: Rig) -> None:
 
 
 def refuses_recycle(rig: Rig) -> None:
-    for option, name in (("max_tasks", "max-tasks-per-child"), ("max_memory", "max-memory-per-child")):
+    for name, options in (
+        ("max-tasks-per-child", replace(rig.options, max_tasks=5)),
+        ("max-memory-per-child", replace(rig.options, max_memory=5)),
+    ):
         try:
-            rig.make_pool(replace(rig.options, **{option: 5}))
+            rig.make_pool(options)
         except ConfigError as refusal:
             assert name in str(refusal) and rig.pool.name in str(refusal) and "prefork" in str(refusal), refusal
             continue
-        raise AssertionError(f"a pool that cannot recycle took {option}")
+        raise AssertionError(f"a pool that cannot recycle took {name}")
 
 
 def refuses_survives_crash(rig: Rig) -> None:

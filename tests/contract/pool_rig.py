@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from greenq._speedups import decode_parts
 from greenq.exceptions import ConfigError, WorkerLostError
-from greenq.model import Outcome, Request, State
+from greenq.model import Outcome, Record, Request, State
 from greenq.pools import table
 from greenq.pools.base import Ending, Pool, PoolOptions, Recipe
 from tests.contract.pool_bodies import FRESH, LEDGER, Side
@@ -48,18 +48,19 @@ class Rig:
         self.runtime.sleep(0)
         self.before = (descriptors(), relatives())
         self.write_code(1)
+        self.records: list[Record] = []
         self.side = Side(str(self.folder))
-        recipe = Recipe(f"{Side.__module__}:make_side", {"folder": str(self.folder)}) if zygote else None
-        self.options = PoolOptions(
-            self.size, recipe=recipe, zygote=zygote, begun=self._begun, lost=self._lost, **options
-        )
+        self.side.store = self.records.append
+        side = Recipe(f"{Side.__module__}:make_side", {"folder": str(self.folder)})
+        hears = {"begun": self._begun, "lost": self._lost, "store": self.records.append}
+        self.options = PoolOptions(self.size, zygote=zygote, **{"recipe": side, **hears, **options})
         self.make_pool: Callable[[PoolOptions], Pool] = lambda given: made.make_pool(given, self.runtime)
         self.refusal: ConfigError | None = None
         try:
             self.pool = self.make_pool(self.options)
         except ConfigError as refusal:
             self.refusal = refusal
-            self.options = replace(self.options, **dict.fromkeys(options, None))
+            self.options = replace(self.options, max_tasks=None, max_memory=None, ahead=0)
             self.pool = self.make_pool(self.options)
         self.begun: list[str] = []
         self.lost: dict[str, str] = {}  # id -> why
@@ -72,6 +73,7 @@ class Rig:
         self.broken: list[str] = []  # what was found wrong where nothing could be raised
         self.steady = True  # the size does not change meanwhile
         self._running = 0
+        self._places = 1 + (self.options.ahead if self.pool.can.survives_crash else 0)  # for each slot
         self._numbers = itertools.count()
         # The scenario submits and the pool's thread says done; who counts must not come between.
         self._counting = threading.RLock()
@@ -204,9 +206,9 @@ class Rig:
     def _done(self, request: Request, outcome: Outcome) -> None:
         with self._counting:
             self._running -= 1
-            free, size = self.pool.free(), self.pool.size
-            if self.steady and free + self._running != size:
-                self.broken.append(f"free() is {free} while {self._running} of {size} run")
+            free, places = self.pool.free(), self.pool.size * self._places
+            if self.steady and free + self._running != places:
+                self.broken.append(f"free() is {free} while {self._running} of {places} run")
         if outcome.request is not request:
             self.broken.append(f"{request.id} got the outcome of {outcome.request.id}")
         if self.keep_outcomes:
@@ -282,8 +284,7 @@ class Rig:
         until = time.monotonic() + NONE_LEFT_SECONDS
         while True:
             gc.collect()
-            now = descriptors()
-            more_files = {fd: name for fd, name in now.items() if files.get(fd) != name and "board" not in name}
+            more_files = {fd: name for fd, name in descriptors().items() if files.get(fd) != name}
             more_processes = {pid: name for pid, name in relatives().items() if pid not in processes}
             if not more_files and not more_processes:
                 return

@@ -15,6 +15,7 @@ patch(sys.argv[1])
 import importlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
+import threading  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
@@ -339,6 +340,109 @@ def a_lock_keeps_fibers_and_threads_apart(runtime: Runtime) -> None:
     assert overlaps == []
 
 
+def the_locks_of_the_standard_library_keep_fibers_and_threads_apart(runtime: Runtime) -> None:
+    """Every library has some, and logging has one that each thread takes."""
+    for lock in (threading.Lock(), threading.RLock()):
+        inside: list[int] = []
+        overlaps: list[int] = []
+        rounds: list[int] = []
+
+        def enter(number: int, lock: Any = lock, inside: Any = inside, overlaps: Any = overlaps) -> None:
+            for turn in range(40):
+                with lock:
+                    inside.append(number)
+                    if turn % 4 == 0:
+                        runtime.sleep(0.0005)
+                    else:
+                        compute(0.0005)
+                    if len(inside) > 1:
+                        overlaps.append(number)
+                    inside.remove(number)
+                rounds.append(number)  # noqa: B023  (waited for at once)
+
+        fibers = [runtime.spawn(enter, number, name=f"fiber{number}") for number in range(3)]
+        fibers += [runtime.isolated(lambda n=n: enter(n), name=f"thread{n}") for n in (10, 11)]  # type: ignore[misc]
+        until(runtime, lambda: len(rounds) == 200, 20.0)  # noqa: B023
+        for fiber in fibers:
+            fiber.join(5.0)
+        assert overlaps == []
+        assert not getattr(lock, "locked", lambda: False)()
+
+
+def threads_that_log_at_once_lose_no_line(runtime: Runtime) -> None:
+    class Waits(logging.StreamHandler[Any]):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.args == (0,):
+                runtime.sleep(0.001)  # as a handler does that writes to a socket
+            lines.append(record.getMessage())
+
+    lines: list[str] = []
+    logger = logging.getLogger("somebody")
+    logger.addHandler(Waits())
+
+    def log(who: str) -> None:
+        for number in range(200):
+            logger.warning(f"{who} %d", number % 10)
+
+    fibers = [runtime.isolated(lambda who=who: log(who), name=who) for who in ("x", "y")]  # type: ignore[misc]
+    fibers += [runtime.spawn(log, who, name=who) for who in ("a", "b")]
+    for fiber in fibers:
+        fiber.join(20.0)
+        assert not fiber.alive(), len(lines)
+    assert len(lines) == 800
+
+
+def a_fiber_that_is_ended_while_it_waits_for_a_lock_holds_up_nobody(runtime: Runtime) -> None:
+    if not runtime.green:
+        return  # nothing ends a thread
+    green: GreenRuntime = runtime  # type: ignore[assignment]
+    lock = runtime.lock()
+    taken: list[str] = []
+
+    def want(name: str) -> None:
+        try:
+            with lock:
+                taken.append(name)
+        except ValueError:
+            taken.append(f"{name} ended")
+
+    with lock:
+        victims = [green.greenlet(want, f"victim{number}") for number in range(3)]
+        others = [green.greenlet(want, f"other{number}") for number in range(2)]
+        for one in (victims[0], others[0], victims[1], others[1], victims[2]):
+            green.wake(one)
+        runtime.sleep(0.01)
+        for victim in victims[:2]:
+            runtime.call_soon(victim.throw, ValueError())
+        until(runtime, lambda: len(taken) == 2)
+    runtime.call_soon(victims[2].throw, ValueError())
+    until(runtime, lambda: len(taken) == 5)
+    assert sorted(taken)[:2] == ["other0", "other1"]
+    with lock:
+        pass
+
+
+def an_isolated_fiber_leaves_no_descriptor_behind(runtime: Runtime) -> None:
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def body() -> None:
+        runtime.sleep(0.001)
+        inner = runtime.spawn(runtime.sleep, 0.001, name="inner")
+        inner.join(5.0)
+        with lock:
+            runtime.sleep(0.001)
+
+    lock = runtime.lock()
+    for _ in range(2):  # what is made once and kept is made in the first round
+        before = opened()
+        fibers = [runtime.isolated(body, name="short") for _ in range(20)]
+        for fiber in fibers:
+            fiber.join(10.0)
+            assert not fiber.alive()
+    until(runtime, lambda: opened() <= before)
+
+
 def a_native_thread_has_an_identity_of_its_own_and_fibers_of_a_hub_share_theirs(runtime: Runtime) -> None:
     seen: dict[str, int] = {}
     fibers = [
@@ -443,6 +547,10 @@ SCENARIOS = {
         an_offloaded_call_raises_what_the_call_raised,
         an_event_wakes_all_who_wait_and_times_out_the_others,
         a_lock_keeps_fibers_and_threads_apart,
+        the_locks_of_the_standard_library_keep_fibers_and_threads_apart,
+        threads_that_log_at_once_lose_no_line,
+        a_fiber_that_is_ended_while_it_waits_for_a_lock_holds_up_nobody,
+        an_isolated_fiber_leaves_no_descriptor_behind,
         a_native_thread_has_an_identity_of_its_own_and_fibers_of_a_hub_share_theirs,
         after_a_fork_no_fiber_of_the_parent_runs_in_the_child,
         a_parked_greenlet_goes_on_when_it_is_woken,

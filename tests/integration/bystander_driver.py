@@ -173,11 +173,12 @@ class Run:
         self.limits.serve(self.pool.kill, sleep, lambda: over.is_set() and not self.pool_busy())
 
     def pool_busy(self) -> bool:
-        return self.pool.free() < self.pool.size
+        return bool(self.pool.free() < self.pool.size)
 
     def done(self, request: Request, outcome: Outcome) -> None:
         self.limits.end(request)
-        self.outcomes.setdefault(request.id, []).append(f"{outcome.state} {outcome.result_text.split('(')[0]}".strip())
+        words = f"{outcome.state} {outcome.result_text.split('(')[0]}"
+        self.outcomes.setdefault(request.id, []).append(words.strip())
 
     def feed(self) -> None:
         for thread in self.threads:

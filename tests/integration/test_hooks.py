@@ -12,7 +12,7 @@ import pytest
 from greenq import AsyncResult, TaskRevokedError, TimeLimitExceeded
 from greenq.pools import table
 from tests.support import hooked_tasks
-from tests.support.hooked_tasks import FAILING, HANGING, NOTES
+from tests.support.hooked_tasks import BROKEN, FAILING, HANGING, NOTES
 from tests.support.node import Node
 from tests.support.processes import ended, wait_for
 
@@ -213,6 +213,25 @@ def test_a_worker_whose_first_child_is_unfit_ends_with_a_sentence(scene: Scene, 
     assert (moments[0], moments[-1]) == ("worker_start", "worker_stop")
     assert "child_stop" not in moments
     assert sent.state == "PENDING"
+
+
+def test_an_unfit_child_gets_no_task_and_another_is_tried(scene: Scene, tmp_path: Path) -> None:
+    down = tmp_path / "down"
+    with scene.node("prefork", {BROKEN: str(down)}, size=1) as node:
+        running = hooked_tasks.nap.delay(30)
+        scene.wait("naps")
+        down.touch()
+        running.revoke(terminate=True)
+        waiting = hooked_tasks.query.delay(1)
+        node.wait_output(
+            r"did not come up: .*the child_start hook tests.support.hooked_tasks.connect failed: "
+            r"ConnectionError: the database is down"
+        )
+        scene.wait("child_start", 3)
+        assert not scene.notes("runs")
+        down.unlink()
+        assert waiting.get(timeout=20) == 1
+        assert node.running
 
 
 def test_stop_hooks_run_after_what_ran_has_ended(scene: Scene, pool: str) -> None:

@@ -18,6 +18,7 @@ from greenq.context import current
 
 NOTES = "GREENQ_TEST_NOTES"  # the file
 FAILING = "GREENQ_TEST_FAILING"  # moments whose hook raises, and what: "before_task=ValueError worker_stop=..."
+BROKEN = "GREENQ_TEST_BROKEN"  # a file: while it is there, the database of child_start is not
 HANGING = "GREENQ_TEST_HANGING"  # moments whose hook takes its time, and how many seconds
 
 app = GreenQ("hooked_tasks")
@@ -66,6 +67,8 @@ def end(worker: WorkerInfo) -> None:
 def connect(child: ChildInfo) -> None:
     note("child_start", index=child.index, pool=child.pool)
     misbehave("child_start")
+    if Path(os.environ.get(BROKEN, "/none")).exists():
+        raise ConnectionError("the database is down")
     connections[os.getpid()] = sqlite3.connect(":memory:")
 
 

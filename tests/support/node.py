@@ -21,6 +21,8 @@ _READY = re.compile(r"\bready\.")
 class Node(Process):
     """One worker, `python -m greenq -A app worker -P pool -c N`, with its output in a file.
 
+    A `concurrency` of None leaves out `-c`.
+
     `cwd` is the directory of the tasks module. The repository's root is on the worker's path, so a
     tasks module may import `tests.support.ledger`. As a context manager it starts, waits for its
     ready line and always ends.
@@ -34,14 +36,15 @@ class Node(Process):
         *,
         cwd: Path,
         pool: str = "gevent",
-        concurrency: int = 10,
+        concurrency: int | None = 10,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         ledger: Ledger | None = None,
         loglevel: str = "INFO",
         name: str = "worker",
     ) -> None:
-        argv = [sys.executable, "-m", self.program, "-A", app, "worker", "-P", pool, "-c", str(concurrency)]
+        argv = [sys.executable, "-m", self.program, "-A", app, "worker", "-P", pool]
+        argv += ["-c", str(concurrency)] if concurrency is not None else []
         argv += ["-l", loglevel, "-n", f"{name}@test", *options]
         path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
         settings = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "C_FORCE_ROOT": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from greenq.exceptions import ConfigError, PoolError
@@ -37,10 +38,10 @@ class Brood:
             self.pid = _ask_zygote(zygote, theirs.fileno(), board)
         finally:
             theirs.close()
-        ours.setblocking(False)
+        ours.setblocking(False)  # noqa: FBT003  (its only parameter)
         self._socket = ours
         self._waiting: list[bytes] = []
-        self._tell(words.LOAD, recipe.target, dict(recipe.arguments), os.getcwd(), dict(os.environ))
+        self._tell(words.LOAD, recipe.target, dict(recipe.arguments), str(Path.cwd()), dict(os.environ))
 
     def fileno(self) -> int:
         """Of the socket that is to be watched."""
@@ -63,9 +64,9 @@ class Brood:
             except BlockingIOError:
                 break
             except ConnectionError:
-                return None if not said else said
+                return said or None
             if not data:
-                return None if not said else said
+                return said or None
             word, *rest = pickle.loads(data)  # noqa: S301  (from our own process)
             said.append(Said(word, tuple(rest), fds[0] if fds else -1))
         self._flush()

@@ -11,6 +11,7 @@ import socket
 import sys
 from types import FrameType
 
+from greenq.exceptions import GreenqError
 from greenq.model import Outcome, Record, Request
 from greenq.pools._prefork.board import Board
 from greenq.pools._prefork.endings import KILLED, as_ending
@@ -56,8 +57,9 @@ class Child:
         self._handle_signals()
         try:
             self._side.start(self._index, self._store)
-        except BaseException as error:
-            self._send(frame(Kind.UNFIT, 0, f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace")))
+        except BaseException as error:  # noqa: BLE001  (a hook of the user's; the parent says it)
+            text = str(error) if isinstance(error, GreenqError) else f"{type(error).__name__}: {error}"
+            self._send(frame(Kind.UNFIT, 0, text.encode("utf-8", "backslashreplace")))
             return 1
         try:
             self._send(frame(Kind.READY))
@@ -94,7 +96,7 @@ class Child:
         self._request = None
         try:
             packed = pack_outcome(outcome)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever pickle runs into)
             # Headers of a follow-up that cannot travel: the task's own doing, and its failure.
             packed = pack_outcome(self._side.epitaph(outcome.request, error))
         answer = frame(Kind.DONE, received.number, packed)
@@ -148,7 +150,7 @@ class Child:
         raise as_ending(wanted)
 
     def _on_term(self, number: int, where: FrameType | None) -> None:
-        """Supervisors send TERM to every process of a worker; it is meant for this task only if the parent says so."""
+        """Supervisors send TERM to every process of a worker; it is for this task only if the parent says so."""
         wanted = self._board.wanted(self._index, self._number)
         if wanted is not None and wanted.kind == KILLED:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,6 @@ from greenq.pools._prefork import board as boards
 from greenq.pools._prefork import nursery as words
 from greenq.pools._prefork.board import Board
 from greenq.pools._prefork.brood import Brood, Said
-from greenq.pools._prefork.frames import Frame
 from greenq.pools._prefork.handle import Handle
 from greenq.pools._prefork.zygote import Zygote
 from greenq.pools.base import PoolOptions, Recipe
@@ -37,11 +36,11 @@ class Crew:
         zygote: Zygote,
         options: PoolOptions,
         runtime: WatchingRuntime,
-        heard: Callable[[Handle, list[Frame]], object],
+        heard: Callable[[Handle], object],
         called: Callable[[Brood], object],
         died: Callable[[Handle, int], object],
     ) -> None:
-        """On the hub: `heard` gets what a child writes, `called` the nursery that has said something.
+        """On the hub: `heard` is called with a child, `called` with a nursery that has said something.
 
         `died(child, exit code)` comes from `listen`.
         """

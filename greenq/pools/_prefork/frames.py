@@ -58,7 +58,7 @@ class FrameReader:
                 return []  # a large frame is put together once, not at each read
             data = b"".join(self._chunks)
             self._chunks.clear()
-        frames = []
+        frames: list[Frame] = []
         at, end = 0, len(data)
         self._need = HEAD.size
         while end - at >= HEAD.size:

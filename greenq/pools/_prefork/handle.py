@@ -57,19 +57,47 @@ class Handle:
         self._unwritten: deque[memoryview] = deque()
         self._write_watch = runtime.watch(fd, self._write_more, writing=True)
         self._read_watch = runtime.watch(fd, self._readable)
-        self._heard: Callable[[Handle, list[Frame]], object] = _nobody
+        self._heard: Callable[[Handle], object] = _nobody
+        self._frames: list[Frame] = []  # read by the hub, not yet collected by the crier
 
-    def listen(self, heard: Callable[[Handle, list[Frame]], object]) -> None:
-        """From now on, have `heard(self, frames)` called on the hub with what it writes."""
+    def listen(self, heard: Callable[[Handle], object]) -> None:
+        """From now on, read what it writes; `heard(self)` is called on the hub when there is something to collect."""
         self._heard = heard
         self._read_watch.start()
 
     def _readable(self) -> None:
-        frames = self.read()
+        frames = self._read()
         if frames:
-            self._heard(self, frames)
+            first = not self._frames
+            self._frames += frames
+            if first:
+                self._heard(self)
         elif self.silent:
             self._read_watch.stop()
+
+    def collect(self) -> list[Frame]:
+        """What it has written since the last time."""
+        frames, self._frames = self._frames, []
+        return frames
+
+    def collect_all(self) -> list[Frame]:
+        """Everything it has written; for a child that is stopped or has ended."""
+        while (frames := self._read()) is not None:
+            self._frames += frames
+        return self.collect()
+
+    def _read(self) -> list[Frame] | None:
+        """The frames that are complete now; None if there is nothing to read."""
+        try:
+            data = os.read(self._fd, READ_BYTES)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.silent = True
+            return None
+        return self._reader.feed(data)
 
     def hand(self, number: int, job: Job) -> None:
         """Give it a request."""
@@ -89,31 +117,6 @@ class Handle:
     def kill(self) -> None:
         """End the process, whatever it does."""
         self.brood.signal(self.pid, signal.SIGKILL)
-
-    def read(self) -> list[Frame]:
-        """What it has written so far."""
-        try:
-            data = os.read(self._fd, READ_BYTES)
-        except BlockingIOError:
-            return []
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            self.silent = True
-            return []
-        return self._reader.feed(data)
-
-    def read_all(self) -> list[Frame]:
-        """Everything it has written; for a child that is stopped or has ended."""
-        frames: list[Frame] = []
-        while True:
-            try:
-                data = os.read(self._fd, READ_BYTES)
-            except (BlockingIOError, ConnectionResetError):
-                return frames
-            if not data:
-                return frames
-            frames += self._reader.feed(data)
 
     def close(self) -> None:
         """Let go of the pipe."""
@@ -152,5 +155,5 @@ class Handle:
         self._write_watch.stop()
 
 
-def _nobody(handle: Handle, frames: list[Frame]) -> None:
+def _nobody(handle: Handle) -> None:
     """Nobody listens yet."""

@@ -24,6 +24,7 @@ from greenq.pools._prefork.board import Board
 from greenq.pools.base import ChildSide
 
 MOST_BYTES = 128 * 1024
+MOST_TEXT = 20_000  # characters of a traceback
 ORPHAN_SECONDS = 1.0  # for children to end by themselves when the worker has died
 
 # Words of the control socket, each a pickled tuple: (word, ...).
@@ -89,8 +90,8 @@ class Nursery:
             self._side = getattr(importlib.import_module(module), name)(**arguments)
         except GreenqError as error:
             self._say(BROKEN, str(error))
-        except BaseException:
-            self._say(BROKEN, traceback.format_exc())
+        except BaseException:  # noqa: BLE001  (modules of the user's; the worker says it)
+            self._say(BROKEN, traceback.format_exc()[-MOST_TEXT:])
         else:
             # Threads do not live on in a fork; who started them at import wants to know.
             threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
@@ -128,7 +129,7 @@ class Nursery:
             die_with(self._pid)
             assert self._side is not None  # births are asked for after LOADED
             code = Child(pipe, index, self._side, self._board, max_tasks, max_memory).serve()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (a child may not come back from here and live on as a nursery)
             traceback.print_exc()
         finally:
             os._exit(code)

@@ -14,7 +14,7 @@ from kombu.serialization import dumps
 from greenq.config import Settings
 from greenq.control import Accepted, Scheduled, default_registry
 from greenq.control.commands.steering import signal_number
-from greenq.exceptions import BadArgument
+from greenq.exceptions import BadArgument, PoolCannot
 from tests.support.panel import FakePanel, make_request
 
 REGISTRY = default_registry()
@@ -71,7 +71,7 @@ def test_every_command_names_the_argument_it_misses(name: str, parameter: str, p
 )
 def test_every_command_names_the_argument_of_a_wrong_kind(name: str, parameter: str, panel: FakePanel) -> None:
     needed: dict[str, Any] = {p.name: "x" for p in REGISTRY.get(name).parameters if p.required}
-    needed[parameter] = 5.5 if parameter != "rate_limit" else [1]
+    needed[parameter] = 5.5 if parameter not in {"rate_limit", "soft", "hard"} else [1]
     with pytest.raises(BadArgument, match=f"{name}: argument '{parameter}' must be"):
         ask(panel, name, **needed)
 
@@ -249,6 +249,102 @@ def test_a_rate_limit_that_makes_no_sense_is_an_error_reply(limit: Any, panel: F
 
 def test_the_rate_limit_of_an_unknown_task_is_an_error_reply(panel: FakePanel) -> None:
     assert ask(panel, "rate_limit", task_name="nope", rate_limit="1/s") == {"error": "unknown task"}
+
+
+def test_time_limit_sets_both_and_lifts_what_is_not_given(panel: FakePanel) -> None:
+    done = {"ok": "time limits set successfully"}
+    assert ask(panel, "time_limit", task_name="proj.add", soft=1, hard=2.5) == done
+    assert ask(panel, "time_limit", task_name="proj.add", hard=3) == done
+    assert ask(panel, "time_limit", task_name="proj.add", soft=0, hard=0) == done
+    assert ask(panel, "time_limit", task_name="proj.add") == done
+    assert panel.asked == [
+        ("time_limit", "proj.add", 1.0, 2.5),
+        ("time_limit", "proj.add", None, 3.0),
+        ("time_limit", "proj.add", None, None),
+        ("time_limit", "proj.add", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        ({"soft": 3, "hard": 2}, "the soft limit, 3 s, is above the hard one, 2 s"),
+        ({"soft": -1}, "soft must not be negative"),
+        ({"hard": -0.5}, "hard must not be negative"),
+        ({"hard": "abc"}, "argument 'hard' must be float"),
+    ],
+)
+def test_time_limits_that_make_no_sense_are_refused(panel: FakePanel, limits: dict[str, Any], why: str) -> None:
+    with pytest.raises(BadArgument, match=why):
+        ask(panel, "time_limit", task_name="proj.add", **limits)
+    assert panel.asked == []
+
+
+def test_the_time_limit_of_an_unknown_task_is_an_error_reply(panel: FakePanel) -> None:
+    assert ask(panel, "time_limit", task_name="nope", hard=1) == {"error": "unknown task"}
+
+
+def test_the_words_of_the_prompt_are_the_soft_limit_and_then_the_hard_one() -> None:
+    words = REGISTRY.get("time_limit").read_words(["proj.add", "1", "2"])
+    assert words == {"task_name": "proj.add", "soft": 1.0, "hard": 2.0}
+    assert REGISTRY.get("autoscale").read_words(["8", "2"]) == {"max": 8, "min": 2}
+
+
+def test_the_pool_grows_and_shrinks_by_one_or_more(panel: FakePanel) -> None:
+    assert ask(panel, "pool_grow") == ask(panel, "pool_grow", n=3) == {"ok": "pool will grow"}
+    assert ask(panel, "pool_shrink") == ask(panel, "pool_shrink", n=2) == {"ok": "pool will shrink"}
+    assert panel.asked == [("resize", 1), ("resize", 3), ("resize", -1), ("resize", -2)]
+
+
+@pytest.mark.parametrize("name", ["pool_grow", "pool_shrink"])
+@pytest.mark.parametrize(("n", "why"), [(0, "at least 1"), (-5, "at least 1"), ("x", "must be int"), (1.5, "must be int")])
+def test_a_number_of_slots_that_makes_no_sense_is_refused(panel: FakePanel, name: str, n: Any, why: str) -> None:
+    with pytest.raises(BadArgument, match=why):
+        ask(panel, name, n=n)
+    assert panel.asked == []
+
+
+@pytest.mark.parametrize("name", ["pool_grow", "pool_shrink"])
+def test_with_autoscale_the_pool_is_resized_by_its_bounds_only(panel: FakePanel, name: str) -> None:
+    panel.slots.scaler = {"max": 8, "min": 2, "current": 5, "qty": 6}
+    error = f"{name} is not supported with autoscale. Adjust autoscale range instead."
+    assert ask(panel, name) == {"error": error}
+    assert ask(panel, "stats")["autoscaler"] == {"max": 8, "min": 2, "current": 5, "qty": 6}
+
+
+def test_stats_has_no_autoscaler_where_there_is_none(panel: FakePanel) -> None:
+    assert "autoscaler" not in ask(panel, "stats")
+
+
+@pytest.mark.parametrize("name", ["pool_grow", "pool_shrink", "pool_restart"])
+def test_what_a_pool_cannot_do_is_an_error_reply(panel: FakePanel, name: str) -> None:
+    panel.app.conf.worker_pool_restarts = True
+    panel.slots.cannot = PoolCannot("the solo pool has exactly one slot")
+    assert ask(panel, name) == {"error": "PoolCannot('the solo pool has exactly one slot')"}
+
+
+def test_autoscale_sets_the_bounds_it_is_given(panel: FakePanel) -> None:
+    assert ask(panel, "autoscale", max=5, min=1) == {"error": "ValueError('Autoscale not enabled')"}
+    panel.slots.scaler = {"max": 8, "min": 2, "current": 5, "qty": 6}
+    assert ask(panel, "autoscale", max=5, min=1) == {"ok": "autoscale now max=5 min=1"}
+    assert ask(panel, "autoscale", min=3) == {"ok": "autoscale now max=8 min=3"}
+    assert panel.asked == [("autoscale", 5, 1), ("autoscale", None, 3)]
+
+
+def test_a_pool_is_restarted_only_where_the_settings_allow_it(panel: FakePanel) -> None:
+    assert ask(panel, "pool_restart") == {"error": "ValueError('Pool restarts not enabled')"}
+    panel.app.conf.worker_pool_restarts = True
+    assert ask(panel, "pool_restart") == {"ok": "reload started"}
+    assert ask(panel, "pool_restart", modules=["proj.tasks"], reload=True) == {"ok": "reload started"}
+    assert panel.asked == [("restart", None, False), ("restart", ["proj.tasks"], True)]
+
+
+@pytest.mark.parametrize("module", ["", "a b", "../x", "a..b", ".a", "os;x", "1a"])
+def test_a_restart_imports_modules_and_nothing_else(panel: FakePanel, module: str) -> None:
+    panel.app.conf.worker_pool_restarts = True
+    with pytest.raises(BadArgument, match="is not the name of a module"):
+        ask(panel, "pool_restart", modules=[module])
+    assert panel.asked == []
 
 
 def test_shutdown_passes_its_reason_and_never_answers(panel: FakePanel) -> None:

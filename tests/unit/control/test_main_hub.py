@@ -71,6 +71,17 @@ def test_a_verb_that_fails_after_it_was_accepted_is_logged(caplog: pytest.LogCap
     assert "accepted failed" in caplog.text
 
 
+def test_a_verb_that_may_wait_runs_in_a_fiber() -> None:
+    class Fibers(Hub):
+        def spawn(self, fn: Callable[..., object], *, name: str) -> None:
+            spawned.append(name)
+            fn()
+
+    spawned: list[str] = []
+    assert hub_of(Fibers()).run(lambda a: a + 1, 1) == 2
+    assert spawned == ["command"]
+
+
 def test_an_answer_that_takes_a_while_is_waited_for() -> None:
     hub = Hub()
     hub.turning = False

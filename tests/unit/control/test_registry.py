@@ -14,6 +14,7 @@ from greenq.exceptions import BadArgument, ConfigError, UnknownCommand
 BUILT_IN = {
     *("ping", "active", "reserved", "scheduled", "registered", "stats", "revoked", "query_task", "active_queues"),
     *("clock", "conf", "hello", "report", "memsample", "revoke", "terminate", "rate_limit", "shutdown"),
+    *("time_limit", "pool_grow", "pool_shrink", "pool_restart", "autoscale"),
 }
 ALIASES = {
     "dump_active": "active",

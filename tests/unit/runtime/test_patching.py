@@ -13,7 +13,7 @@ from tests.support.node import ROOT
 
 GREEN = ("eventlet", "gevent")
 PATCHING = (*GREEN, "prefork")
-WHOSE_SLEEP = {"eventlet": "eventlet.greenthread", "gevent": "gevent.hub", "prefork": "gevent.hub", "solo": "None"}
+WHOSE_SLEEP = {"eventlet": "eventlet.greenthread", "gevent": "gevent.hub", "prefork": "gevent.hub", "solo": "time"}
 TELLS = "import time\nprint('sleep:', getattr(time.sleep, '__module__', None), flush=True)\nraise SystemExit(3)\n"
 APP = "from greenq import GreenQ\napp = GreenQ('tasks', worker_pool={pool!r})\n"
 
@@ -100,7 +100,6 @@ def test_a_module_that_kept_an_original_is_refused_by_name_and_with_the_cure(
         ("from select import poll", "select.poll"),
         ("from selectors import DefaultSelector", "selectors.DefaultSelector"),
         ("from threading import Lock", "threading.Lock"),
-        ("from threading import RLock", "threading.RLock"),
         ("from threading import local", "threading.local"),
         ("from _thread import start_new_thread", "_thread.start_new_thread"),
         ("from queue import Queue", "queue.Queue"),

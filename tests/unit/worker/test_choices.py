@@ -10,6 +10,7 @@ from greenq import hostinfo
 from greenq.config import Settings
 from greenq.exceptions import ConfigError
 from greenq.pools import table
+from greenq.pools.base import refuse_recycling
 from greenq.worker.choices import bounds, most_by_command, multiplier_of, pool_options, size_of
 from greenq.worker.options import WorkerOptions
 
@@ -132,9 +133,8 @@ def test_what_makes_no_sense_is_refused_with_the_cure(
         pool_options(WorkerOptions(pool=pool, **options), conf(**settings), 1)
 
 
-@pytest.mark.parametrize("pool", sorted(set(table.POOLS) - {"prefork"}))
 @pytest.mark.parametrize("setting", ["worker_max_tasks_per_child", "worker_max_memory_per_child"])
-def test_a_pool_without_children_refuses_to_recycle_them(pool: str, setting: str) -> None:
-    wanted = pool_options(WorkerOptions(pool=pool), conf(**{setting: 100}), 1)
+def test_a_pool_without_children_refuses_to_recycle_them(setting: str) -> None:
+    wanted = pool_options(WorkerOptions(pool="gevent"), conf(**{setting: 100}), 1)
     with pytest.raises(ConfigError, match=f"{setting}.*use -P prefork"):
-        table.load(pool).make_pool(wanted, None)
+        refuse_recycling("gevent", wanted)

@@ -1,0 +1,120 @@
+"""The rows that set pools beside each other: prefork beside Celery's, eventlet beside gevent, limits on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from bench.measure import Run, Servers, drain_redis
+from bench.plan import Plan, alternate, each
+from bench.report import Row
+
+_CHILDREN = 2
+_WARM = 200  # tasks before the clock starts, so that every child has run some
+_FAIR = ("-O", "fair")
+_AHEAD = ("-O", "default", "--prefetch-multiplier", "50")
+_LIMITS = ("--time-limit", "60", "--soft-time-limit", "50")
+
+
+def _noops(servers: Servers, library: str, count: int, pool: str, *arguments: str) -> Callable[[], Run]:
+    concurrency = _CHILDREN if pool == "prefork" else 500
+    return partial(
+        drain_redis,
+        servers,
+        library,
+        "noop",
+        count,
+        pool=pool,
+        concurrency=concurrency,
+        arguments=arguments,
+        warm=_WARM,
+    )
+
+
+def prefork(servers: Servers, plan: Plan) -> Iterator[Row]:
+    """No-ops on Redis in two child processes: handed over one by one, as both do by default, and ahead."""
+    fair, ahead, theirs = alternate(
+        plan.runs,
+        {
+            "greenq fair": _noops(servers, "greenq", plan.noops, "prefork", *_FAIR),
+            "greenq ahead": _noops(servers, "greenq", plan.noops, "prefork", *_AHEAD),
+            "celery": _noops(servers, "celery", plan.celery_noops, "prefork", *_FAIR),
+        },
+    )
+    name, other = f"{plan.noops:,} no-ops, prefork -c {_CHILDREN}", "celery prefork"
+    for form, ours in (("-O fair", fair), ("-O default", ahead)):
+        yield Row(
+            f"{name} {form}",
+            "tasks/s",
+            each(ours, "tasks_per_second"),
+            each(theirs, "tasks_per_second"),
+            other,
+            ratio_at_least=10,
+        )
+        yield Row(
+            f"{name} {form}, parent",
+            "CPU us/task",
+            each(ours, "parent_us"),
+            each(theirs, "parent_us"),
+            other,
+            more_is_better=False,
+            at_most=10,
+        )
+        yield Row(
+            f"{name} {form}, children",
+            "CPU us/task",
+            each(ours, "children_us"),
+            each(theirs, "children_us"),
+            other,
+            more_is_better=False,
+        )
+
+
+def eventlet(servers: Servers, plan: Plan) -> Iterator[Row]:
+    """No-ops on Redis, greenq on eventlet beside greenq on gevent."""
+    yield from _beside(
+        plan,
+        f"{plan.noops:,} no-ops, eventlet",
+        "greenq gevent",
+        _noops(servers, "greenq", plan.noops, "eventlet"),
+        _noops(servers, "greenq", plan.noops, "gevent"),
+        0.5,
+    )
+
+
+def limits(servers: Servers, plan: Plan) -> Iterator[Row]:
+    """No-ops on Redis, a soft and a hard time limit on every task, beside the same without."""
+    for pool in ("gevent", "prefork"):
+        yield from _beside(
+            plan,
+            f"{plan.noops:,} no-ops with limits, {pool}",
+            "without",
+            _noops(servers, "greenq", plan.noops, pool, *_LIMITS),
+            _noops(servers, "greenq", plan.noops, pool),
+            0.7,
+        )
+
+
+def _beside(
+    plan: Plan, name: str, other: str, run: Callable[[], Run], run_other: Callable[[], Run], share: float
+) -> Iterator[Row]:
+    """Two ways of greenq: the first is to have at least that share of the other's throughput."""
+    ours, theirs = alternate(plan.runs, {name.rpartition(", ")[2]: run, other: run_other})
+    yield Row(
+        name,
+        "tasks/s",
+        each(ours, "tasks_per_second"),
+        each(theirs, "tasks_per_second"),
+        other,
+        ratio_at_least=share,
+    )
+    yield Row(
+        f"{name}, worker", "CPU us/task", each(ours, "cpu_us"), each(theirs, "cpu_us"), other, more_is_better=False
+    )
+
+
+POOL_ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {
+    "prefork": prefork,
+    "eventlet": eventlet,
+    "limits": limits,
+}
