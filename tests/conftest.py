@@ -6,6 +6,7 @@ Nothing here patches: whatever needs gevent or eventlet runs in a child process.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,30 @@ hypothesis.settings.register_profile("greenq", deadline=None)
 hypothesis.settings.load_profile("greenq")
 
 
+RUNTIMES = {"gevent": "gevent", "eventlet": "eventlet", "solo": "threads", "prefork": "gevent"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--pool NAME`: the leg of one pool."""
+    parser.addoption("--pool", choices=sorted(RUNTIMES), help="run only what is tested for each pool, with this one")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a leg what it is about."""
+    pool = config.getoption("--pool")
+    if pool is None:
+        return
+    kept = [item for item in items if pool_of(item) in (pool, RUNTIMES[pool])]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def pool_of(item: pytest.Item) -> str:
+    """The pool or runtime a test is parametrized with; "" if it is not."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return str(params.get("pool") or params.get("runtime") or "")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that skipped: green with half of the suite left out is the classic trap."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -38,6 +63,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     passed = (report.nodeid.split("/") for report in terminalreporter.stats.get("passed", []))
     rooms = Counter(parts[1] if len(parts) > 2 else "others" for parts in passed)
     terminalreporter.write_line("   ".join(f"{room} {count} ok" for room, count in sorted(rooms.items())))
+    named = re.compile(r"\[(?:.*-)?(" + "|".join(RUNTIMES) + r")(?:-.*)?\]")
+    legs = Counter(
+        match.group(1) for report in terminalreporter.stats.get("passed", []) if (match := named.search(report.nodeid))
+    )
+    terminalreporter.write_line("   ".join(f"-P {pool} {count} ok" for pool, count in sorted(legs.items())))
     for report in terminalreporter.stats.get("skipped", []):
         terminalreporter.write_line(f"skipped, which counts as failed: {report.nodeid}", red=True)
 

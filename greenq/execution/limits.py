@@ -55,17 +55,19 @@ class Limits:
         for clock in self._clocks.pop(request, ()):
             clock.cancel()
 
-    def serve(self, kill: Kill, sleep: Callable[[float], None], stopped: Callable[[], bool]) -> None:
-        """Service thread: have what is overdue ended, until `stopped`."""
+    def serve(
+        self, kill: Kill, nudge: Callable[[], bool], sleep: Callable[[float], None], stopped: Callable[[], bool]
+    ) -> None:
+        """Service thread: have what is overdue ended, and chase what is on its way to a task, until `stopped`."""
         while not stopped():
             for clock in self._heap.pop_due(time.monotonic()):
                 payload = clock.payload
                 if payload is not None:  # else its run has ended since
                     request, seconds, ending, insisting = payload
                     self._expire(kill, request, seconds, ending, insisting=insisting)
-            due = self._heap.next_due()
-            ahead = LOOK_LATEST if due is None else due - time.monotonic()
-            sleep(min(LOOK_LATEST, max(LOOK_SOONEST, ahead)))
+            chasing, due = nudge(), self._heap.next_due()
+            pause = LOOK_LATEST if due is None else due - time.monotonic()
+            sleep(LOOK_SOONEST if chasing else min(LOOK_LATEST, max(LOOK_SOONEST, pause)))
 
     def _expire(
         self, kill: Kill, request: Request, seconds: float, ending: type[Ending], *, insisting: bool

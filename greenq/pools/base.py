@@ -134,8 +134,11 @@ class Pool(Protocol):
         computes gets it from a signal whose handler looks at what it interrupted. Nobody else is ever hit.
         """
 
-    def nudge(self) -> None:
-        """Service thread, several times a second: chase endings that have not reached their task."""
+    def nudge(self) -> bool:
+        """Service thread, several times a second: chase endings that have not reached their task.
+
+        True if there are such, and it is to be called again soon.
+        """
 
     def pid(self, request: Request) -> int | None:
         """The process that runs the request; None while none does."""

@@ -95,9 +95,9 @@ class GreenPool:
         self._runtime.call_soon(self._throw, request)
         self._interrupts.nudge()
 
-    def nudge(self) -> None:
+    def nudge(self) -> bool:
         """See Pool."""
-        self._interrupts.nudge()
+        return self._interrupts.nudge()
 
     def pid(self, request: Request) -> int | None:
         """See Pool. Every slot lives in this process."""

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 NUDGE = signal.SIGURG  # ignored by default everywhere, so a stray one does no harm
+# Code of these takes locks that everybody in the process shares: cut short between taking and giving back, a lock
+# of the log or of the hub would never be free again, and all other tasks would wait for it.
+UNTOUCHED = frozenset(
+    ("threading", "logging", "queue", "contextlib", "weakref", "_weakrefset", "importlib", "gevent", "eventlet", "greenq")
+)
 
 
 class Interrupts:
@@ -64,8 +69,8 @@ class Interrupts:
     def nudge(self) -> bool:
         """Signal the main thread if an ending is still on its way; False if there is none.
 
-        Called from a native thread, again and again, since a signal that arrives while another task runs
-        is dropped by the handler.
+        Called from a native thread, again and again, since a signal that arrives while another task runs, or in
+        the midst of a lock, is dropped by the handler.
         """
         if not self._pending:
             return False
@@ -74,7 +79,7 @@ class Interrupts:
 
     def _on_nudge(self, number: int, frame: FrameType | None) -> None:
         request = self._running()
-        if request is None or not self._pending or request.state != "running":
+        if request is None or not self._pending or request.state != "running" or untouched(frame):
             return
         ending = self.take(request)
         if ending is not None:
@@ -87,3 +92,9 @@ class Interrupts:
             self.add(request, ending.with_traceback(None))
         else:
             self._report(lost)
+
+
+def untouched(frame: FrameType | None) -> bool:
+    """Is the frame one in which nothing may be raised by a signal's handler?"""
+    name: str = frame.f_globals.get("__name__", "") if frame is not None else ""
+    return name.partition(".")[0] in UNTOUCHED

@@ -96,9 +96,10 @@ class PreforkPool:
         """See Pool."""
         self._runtime.call_soon(self._tell_crier, partial(self._dispatch.kill, request, ending))
 
-    def nudge(self) -> None:
+    def nudge(self) -> bool:
         """See Pool."""
         self._runtime.call_soon(self._tell_crier, self._dispatch.look)
+        return False
 
     def pid(self, request: Request) -> int | None:
         """See Pool."""

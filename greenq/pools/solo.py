@@ -64,12 +64,14 @@ class SoloPool:
     def kill(self, request: Request, ending: Ending) -> None:
         """See Pool."""
         self._interrupts.add(request, ending)
-        if self._current is request:
+        if request.state == "finishing":  # it may have ended before it could see this one
+            self._interrupts.forget(request)
+        elif self._current is request:
             self._interrupts.nudge()
 
-    def nudge(self) -> None:
+    def nudge(self) -> bool:
         """See Pool."""
-        self._interrupts.nudge()
+        return self._interrupts.nudge()
 
     def resize(self, size: int) -> None:
         """See Pool. Solo has one slot by definition."""

@@ -235,7 +235,7 @@ class Worker:
         service, conf = self.service, self.app.conf
         keeper = Keeper(self.consumer, self.ledger.unsettled, self._tick, self.runtime)
         service.add("keeper", lambda: keeper.serve(service.stopped))
-        service.add("limits", lambda: self.limits.serve(self.pool.kill, self.runtime.sleep, service.stopped))
+        service.add("limits", self._serve_limits)
         service.add("signals", lambda: self.signals.serve(self.stopping.signalled, service.stopped))
         if conf.worker_enable_remote_control:
             self.listener = listener = Listener(
@@ -243,9 +243,11 @@ class Worker:
             )
             service.add("control", lambda: listener.run(service.stopped))
 
+    def _serve_limits(self) -> None:
+        self.limits.serve(self.pool.kill, self.pool.nudge, self.runtime.sleep, self.service.stopped)
+
     def _tick(self) -> None:
         self.stall.look()
-        self.pool.nudge()
         self.stopping.watch()
 
     def _say_ready(self) -> None:

@@ -167,10 +167,11 @@ class Run:
         """The worker's service thread, at a quicker pace."""
 
         def sleep(seconds: float) -> None:
-            self.pool.nudge()
             self.runtime.sleep(min(seconds, LOOK))
 
-        self.limits.serve(self.pool.kill, sleep, lambda: over.is_set() and not self.pool_busy())
+        self.limits.serve(
+            self.pool.kill, self.pool.nudge, sleep, lambda: over.is_set() and not self.pool_busy()
+        )
 
     def pool_busy(self) -> bool:
         return bool(self.pool.free() < self.pool.size)
