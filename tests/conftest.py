@@ -64,9 +64,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rooms = Counter(parts[1] if len(parts) > 2 else "others" for parts in passed)
     terminalreporter.write_line("   ".join(f"{room} {count} ok" for room, count in sorted(rooms.items())))
     named = re.compile(r"\[(?:.*-)?(" + "|".join(RUNTIMES) + r")(?:-.*)?\]")
-    legs = Counter(
-        match.group(1) for report in terminalreporter.stats.get("passed", []) if (match := named.search(report.nodeid))
-    )
+    passed_ids = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+    legs = Counter(match.group(1) for nodeid in passed_ids if (match := named.search(nodeid)))
     terminalreporter.write_line("   ".join(f"-P {pool} {count} ok" for pool, count in sorted(legs.items())))
     for report in terminalreporter.stats.get("skipped", []):
         terminalreporter.write_line(f"skipped, which counts as failed: {report.nodeid}", red=True)

@@ -44,7 +44,7 @@ class Task(Generic[P, R]):
     """One registered function. Its options are attributes, with the value in force.
 
     `explicit` holds the options somebody wrote for this task; the others follow the settings. Setting an
-    option attribute makes it explicit.
+    option attribute makes it explicit, and goes over `task_annotations` too: it is `assigned`.
     """
 
     __name__: str
@@ -53,6 +53,7 @@ class Task(Generic[P, R]):
     function: Callable[..., Any]
     bound: bool
     explicit: dict[str, Any]
+    assigned: dict[str, Any]
     run_here: Callable[..., R]
     _check: ArgumentCheck
 
@@ -98,6 +99,7 @@ class Task(Generic[P, R]):
             function=function,
             bound=bound,
             explicit=checked(name, options),
+            assigned={},
             run_here=MethodType(function, self) if bound else function,
             _check=ArgumentCheck(name, function, bound=bound),
             __wrapped__=function,
@@ -115,7 +117,7 @@ class Task(Generic[P, R]):
             ConfigError: if task_annotations cannot be understood.
         """
         over = annotated(self.app.conf, self.name)
-        self.__dict__.update(resolved(self.app.conf, {**self.explicit, **over}))
+        self.__dict__.update(resolved(self.app.conf, {**self.explicit, **over, **self.assigned}))
 
     def options_in_force(self) -> Mapping[str, Any]:
         """All options by name."""
@@ -125,7 +127,8 @@ class Task(Generic[P, R]):
         if name not in KNOWN:
             self.__dict__[name] = value
             return
-        self.explicit.update(checked(self.name, {name: value}))
+        self.assigned.update(checked(self.name, {name: value}))
+        self.explicit.update(self.assigned)
         self.resolve()
         self.app.producer.forget_plan(self.name)
 

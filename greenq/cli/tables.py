@@ -135,7 +135,7 @@ def _stats(data: Any) -> str:
     lines = [(name, value) for name, value in data.items() if not isinstance(value, dict)]
     for group, value in data.items():
         if isinstance(value, dict) and group != "total":
-            nothing = (None, [], {}, "", 0) if group in _SPARSE else ()
+            nothing: tuple[object, ...] = (None, [], {}, "", 0) if group in _SPARSE else ()
             lines += [(f"{group}.{name}", each) for name, each in _flat(value) if each not in nothing]
     width = max((len(name) for name, _ in lines), default=0)
     text = "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)

@@ -222,6 +222,47 @@ class Control:
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", arguments, destination=destination, **options)
 
+    def time_limit(
+        self,
+        task_name: str,
+        soft: float | None = None,
+        hard: float | None = None,
+        destination: Destination = None,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Set a task's time limits, in seconds; None lifts one."""
+        arguments = {"task_name": task_name, "hard": hard, "soft": soft}
+        return self.broadcast("time_limit", arguments, destination=destination, **options)
+
+    def pool_grow(self, n: int = 1, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Add slots to pools."""
+        return self.broadcast("pool_grow", {"n": n}, destination=destination, **options)
+
+    def pool_shrink(self, n: int = 1, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Take slots from pools, as they become free."""
+        return self.broadcast("pool_shrink", {"n": n}, destination=destination, **options)
+
+    def pool_restart(
+        self,
+        modules: Sequence[str] | None = None,
+        reload: bool = False,  # noqa: FBT001, FBT002  (Celery's signature)
+        destination: Destination = None,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Replace child processes by new ones with fresh code; `modules` are imported first, anew if `reload`."""
+        arguments = {"modules": None if modules is None else list(modules), "reload": reload}
+        return self.broadcast("pool_restart", arguments, destination=destination, **options)
+
+    def autoscale(
+        self,
+        max: int | None = None,  # noqa: A002  (Celery's signature)
+        min: int | None = None,  # noqa: A002
+        destination: Destination = None,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Set the bounds of workers that scale; None leaves one as it is."""
+        return self.broadcast("autoscale", {"max": max, "min": min}, destination=destination, **options)
+
     def shutdown(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
         """Stop workers warmly; they never answer this."""
         return self.broadcast("shutdown", {}, destination=destination, **options)

@@ -12,6 +12,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_type_hints, overload
 
 from greenq.control.arguments import MISSING, Parameter, check, describe, read_text, supported
@@ -112,8 +113,8 @@ class Command:
         return sorted(named, key=lambda parameter: parameter.name == self.variadic)
 
     def named(self) -> list[Parameter]:
-        """The parameters that the prompt takes as options."""
-        return [parameter for parameter in self.parameters if parameter.name in self.options]
+        """The parameters that the prompt takes as options; not those that can only be null."""
+        return [each for each in self.parameters if each.name in self.options and each.kind is not NoneType]
 
 
 def make_command(  # noqa: PLR0913  (Celery's keywords)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,8 @@ from greenq.model import Request
 logger = logging.getLogger(__name__)
 
 INSIST_EVERY = 5.0  # seconds after which a task that has swallowed its hard limit is struck again
-LOOK_SOONEST = 0.005  # seconds between two looks at the heap, the next deadline permitting
+LOOK_SOONEST = 0.005  # seconds between two looks
+HASTE = 0.0001  # seconds for which the interpreter lock is left to a task while one is chased
 LOOK_LATEST = 0.1  # by so much a shorter limit may be late that began while nobody looked
 
 Ending = HardTimeLimit | SoftTimeLimitExceeded
@@ -59,6 +61,7 @@ class Limits:
         self, kill: Kill, nudge: Callable[[], bool], sleep: Callable[[float], None], stopped: Callable[[], bool]
     ) -> None:
         """Service thread: have what is overdue ended, and chase what is on its way to a task, until `stopped`."""
+        patience, hasty = sys.getswitchinterval(), False
         while not stopped():
             for clock in self._heap.pop_due(time.monotonic()):
                 payload = clock.payload
@@ -66,8 +69,13 @@ class Limits:
                     request, seconds, ending, insisting = payload
                     self._expire(kill, request, seconds, ending, insisting=insisting)
             chasing, due = nudge(), self._heap.next_due()
+            if chasing != hasty:
+                # Else this thread would get its turn only where the task waits in C, and strike there each time.
+                hasty = chasing
+                sys.setswitchinterval(HASTE if hasty else patience)
             pause = LOOK_LATEST if due is None else due - time.monotonic()
             sleep(LOOK_SOONEST if chasing else min(LOOK_LATEST, max(LOOK_SOONEST, pause)))
+        sys.setswitchinterval(patience)
 
     def _expire(
         self, kill: Kill, request: Request, seconds: float, ending: type[Ending], *, insisting: bool

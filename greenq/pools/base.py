@@ -146,8 +146,11 @@ class Pool(Protocol):
     def resize(self, size: int) -> None:
         """Change the number of slots; never interrupts what runs. Floor 1."""
 
-    def restart(self) -> None:
+    def restart(self, renewed: Callable[[], object] = lambda: None) -> None:
         """Replace the child processes by new ones with freshly imported code, each after its task.
+
+        `renewed` is called on the main hub when the old ones take nothing more; never, if the new code cannot
+        be loaded.
 
         Raises:
             PoolCannot: on pools without child processes.

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from greenq.exceptions import PoolCannot, PoolClosed, PoolFull
@@ -103,7 +104,7 @@ class GreenPool:
         """See Pool. Every slot lives in this process."""
         return os.getpid() if request.started else None
 
-    def restart(self) -> None:
+    def restart(self, renewed: Callable[[], object] = lambda: None) -> None:
         """See Pool."""
         raise PoolCannot(f"the {self.name} pool has no child processes to restart: restart the worker")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 NUDGE = signal.SIGURG  # ignored by default everywhere, so a stray one does no harm
-# Code of these takes locks that everybody in the process shares: cut short between taking and giving back, a lock
-# of the log or of the hub would never be free again, and all other tasks would wait for it.
-UNTOUCHED = frozenset(
-    ("threading", "logging", "queue", "contextlib", "weakref", "_weakrefset", "importlib", "gevent", "eventlet", "greenq")
-)
+# Between taking a lock and the `try` that gives it back nothing may be raised: a lock of the log or of the hub would
+# never be free again, and every other task would wait for it. These functions of these packages have such places;
+# those that may take long have not.
+TAKING = frozenset({"acquire", "release", "__enter__", "__exit__", "handle", "_acquire_restore", "_release_save"})
+LONG = frozenset({"emit", "wait"})
+LOCKS = frozenset({"threading", "logging", "contextlib", "gevent", "eventlet", "importlib", "greenq"})
+WHOLE = ("importlib.", "eventlet.hubs.", "greenq.runtime.")
 
 
 class Interrupts:
@@ -79,11 +81,11 @@ class Interrupts:
 
     def _on_nudge(self, number: int, frame: FrameType | None) -> None:
         request = self._running()
-        if request is None or not self._pending or request.state != "running" or untouched(frame):
+        if request is None or not self._pending or request.state != "running":
             return
-        ending = self.take(request)
-        if ending is not None:
-            raise ending
+        ending = self._pending.get(request)
+        if ending is not None and frame is not None and not untouched(frame, ending):
+            raise self._pending.pop(request)
 
     def _on_unraisable(self, lost: UnraisableHookArgs) -> None:
         """An ending that struck in a finalizer got no further: have it raised once more."""
@@ -94,7 +96,23 @@ class Interrupts:
             self._report(lost)
 
 
-def untouched(frame: FrameType | None) -> bool:
-    """Is the frame one in which nothing may be raised by a signal's handler?"""
-    name: str = frame.f_globals.get("__name__", "") if frame is not None else ""
-    return name.partition(".")[0] in UNTOUCHED
+def untouched(where: FrameType, ending: Ending) -> bool:
+    """May the ending not be raised by a signal's handler while the main thread is in this frame?"""
+    packages = LOCKS
+    for frame in _outwards(where):
+        module: str = frame.f_globals.get("__name__", "")
+        package = module.partition(".")[0]
+        if package == "logging" and not isinstance(ending, Interrupt):
+            return True  # its handlers swallow every Exception
+        name = frame.f_code.co_name
+        if package not in packages or name in LONG:
+            packages = frozenset()  # what is further out can take it
+        elif name in TAKING or module.startswith(WHOLE):
+            return True
+    return False
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -120,9 +120,9 @@ class PreforkPool:
             self._dispatch.dismiss(child)
         self._crew.fill(self.size)
 
-    def restart(self) -> None:
+    def restart(self, renewed: Callable[[], object] = lambda: None) -> None:
         """See Pool. Returns at once; children are replaced as soon as the new code is loaded."""
-        self._crew.restart()
+        self._crew.restart(renewed)
 
     def drain(self, timeout: float | None) -> bool:
         """See Pool."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from greenq.exceptions import ConfigError, PoolCannot, PoolClosed, PoolFull
@@ -82,7 +83,7 @@ class SoloPool:
         """See Pool."""
         return os.getpid() if request.started else None
 
-    def restart(self) -> None:
+    def restart(self, renewed: Callable[[], object] = lambda: None) -> None:
         """See Pool."""
         raise PoolCannot("the solo pool has no child processes to restart: restart the worker")
 

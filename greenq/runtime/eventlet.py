@@ -16,7 +16,7 @@ from greenlet import getcurrent, greenlet
 
 from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
-from greenq.runtime.crossing import OFFLOAD, Bell, SharedLock, Turn, bell_here, forget_bell, get_ident
+from greenq.runtime.eventlet_threads import OFFLOAD, Bell, EventletLock, Turn, bell_here, forget_bell, get_ident
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class EventletRuntime:
 
     def lock(self) -> AbstractContextManager[Any]:
         """See Runtime."""
-        return SharedLock()
+        return EventletLock()
 
     def thread(self) -> int:
         """See Runtime."""

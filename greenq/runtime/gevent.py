@@ -17,6 +17,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
+from greenq.runtime.gevent_threads import GeventLock
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ READABLE, WRITABLE = 1, 2  # of libev
 
 _start_new_thread = monkey.get_original("_thread", "start_new_thread")
 _get_ident = monkey.get_original("_thread", "get_ident")
-_allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 
 class GeventFiber:
@@ -79,55 +79,6 @@ class GeventWatch:
         """See Watch."""
         self._watcher.stop()
         self._watcher.close()
-
-
-class SharedLock:
-    """A lock for fibers of several hubs; who waits lets its own hub run.
-
-    Not gevent's own (26.9): where two fibers of one hub and a thread with another wait for it, a release wakes
-    nobody and all of them wait for ever.
-    """
-
-    def __init__(self) -> None:
-        self._held = _allocate_lock()
-        self._waiting: deque[Callable[[], object]] = deque()
-
-    def __enter__(self) -> None:
-        while not self._held.acquire(blocking=False):
-            self._wait()
-
-    def __exit__(self, *exc: object) -> None:
-        self._held.release()
-        self._wake_one()
-
-    def _wait(self) -> None:
-        turn = gevent.event.Event()
-        # Another thread may only ring; and a loop without a watcher would end under who waits.
-        bell = gevent.get_hub().loop.async_()
-        bell.start(turn.set)
-        wake = bell.send
-        self._waiting.append(wake)
-        try:
-            # The release may have come just before it could see this fiber in the line.
-            if not self._held.locked():
-                self._wake_one()
-            turn.wait()
-        except BaseException:
-            try:
-                self._waiting.remove(wake)
-            except ValueError:  # woken, and killed before it could take the lock: the turn is the next one's
-                self._wake_one()
-            raise
-        finally:
-            bell.stop()
-            bell.close()
-
-    def _wake_one(self) -> None:
-        try:
-            wake = self._waiting.popleft()
-        except IndexError:  # nobody waits
-            return
-        wake()
 
 
 class GeventRuntime:
@@ -217,7 +168,7 @@ class GeventRuntime:
 
     def lock(self) -> AbstractContextManager[Any]:
         """See Runtime."""
-        return SharedLock()
+        return GeventLock()
 
     def thread(self) -> int:
         """See Runtime."""

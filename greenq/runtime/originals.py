@@ -47,7 +47,7 @@ MAY_KEEP = {
     "ftplib": "_SSLSocket",
     "threading": "_LockType",
     # Between native threads, on purpose.
-    "greenq.runtime.crossing": "SimpleQueue",
+    "greenq.runtime.eventlet_threads": "SimpleQueue",
     # Files in Python, for interpreters without those in C; log lines of a telephone.
     "_pyio": "Lock",
     "_android_support": "*",

@@ -27,6 +27,9 @@ def patch(pool: str) -> None:
 def _patch_gevent() -> None:
     from gevent import monkey
 
+    from greenq.runtime.gevent_threads import share_locks
+
+    share_locks()
     monkey.patch_all()
 
 
@@ -38,7 +41,7 @@ def _patch_eventlet() -> None:
         import eventlet
     import logging
 
-    from greenq.runtime.crossing import resolve_in_threads, share_locks
+    from greenq.runtime.eventlet_threads import resolve_in_threads, share_locks
 
     share_locks()
     if systems_resolver:

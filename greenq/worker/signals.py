@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 LOOK_EVERY = 0.2  # seconds, for the end of the service thread
+LOOK_EVERY = 0.2  # seconds, for the end of the service thread
 
 
 class Signals:

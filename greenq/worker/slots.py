@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import logging
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from greenq.app.loader import find_app
+from greenq.app.task import Task
 from greenq.control.panel import Accepted, MainHub
 from greenq.exceptions import ConfigError, PoolCannot
 
 if TYPE_CHECKING:
     from greenq.worker.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 
 class WorkerSlots:
@@ -56,24 +57,28 @@ class WorkerSlots:
             self._hub.run(self._restart, modules, reload)
 
     def _restart(self, modules: Sequence[str] | None, reload: bool) -> None:  # noqa: FBT001  (posted by position)
-        refresh(self._worker, modules, reload=reload)
-        self._worker.pool.restart()
-        logger.info("The pool's child processes are being replaced.", extra={"event": "pool.restarted"})
+        worker = self._worker
+        tasks = refreshed(worker, modules, reload=reload)
+
+        def renewed() -> None:
+            # Not before: a task that the old children do not know would fail there.
+            worker.app.tasks.update(tasks)
+            worker.set_rates()
+
+        worker.pool.restart(renewed)
 
 
-def refresh(worker: Worker, modules: Sequence[str] | None, *, reload: bool) -> None:
-    """Import modules, so that their tasks are known here; in a fiber, since user code may wait.
+def refreshed(worker: Worker, modules: Sequence[str] | None, *, reload: bool) -> dict[str, Task[..., Any]]:
+    """Import modules and return the tasks there are now; in a fiber, since user code may wait.
 
     Only what a task is called and its options matter in this process: its functions run in the children, which
-    import everything anew.
+    import everything anew. The app itself keeps the tasks it has.
 
     Raises:
         ConfigError: one of them cannot be imported; everything is as before then.
     """
     app = worker.app
     names = list(modules) if modules is not None else _homes(worker) if reload else []
-    if not names:
-        return
     imported = {name: sys.modules[name] for name in names if name in sys.modules}
     contents = {name: dict(vars(module)) for name, module in imported.items()}
     tasks, source = dict(app.tasks), worker.recipe_arguments["source"]
@@ -87,10 +92,12 @@ def refresh(worker: Worker, modules: Sequence[str] | None, *, reload: bool) -> N
                 _replace(vars(imported[name]), contents[name])
             else:
                 sys.modules.pop(name, None)
-        _replace(app.tasks, tasks)
         worker.remember(source)
         raise ConfigError(f"{error}; nothing has been restarted") from error
-    worker.set_rates()
+    else:
+        return dict(app.tasks)
+    finally:
+        _replace(app.tasks, tasks)
 
 
 def _import(name: str, module: ModuleType | None, *, reload: bool) -> None:
@@ -109,7 +116,7 @@ def _take_tasks(worker: Worker, added: list[str]) -> None:
     if source is None:
         return
     worker.remember(dataclasses.replace(source, include=(*source.include, *added)))
-    fresh = source.load()
+    fresh = find_app(source.spec, cwd=Path.cwd(), environ=os.environ)
     if fresh is not app:
         app.tasks.update(fresh.finalize().tasks)
         fresh.close()

@@ -200,7 +200,6 @@ class Worker:
         os.register_at_fork(after_in_child=self.runtime.alone)
         with contextlib.ExitStack() as undo:
             undo.callback(self._let_go)
-            # Before the signals are taken over: whoever waits for a start hook in vain can end it with Ctrl-C.
             self._run_hooks(undo)
             self._start()
             self.pool.serve()
@@ -218,9 +217,10 @@ class Worker:
             undo.callback(hooks.child_stop.run, child)
 
     def _start(self) -> None:
+        self.pool.start(self.executor.run, self._done)
+        # Not before the start hooks, those of child processes included: who waits for one in vain can say Ctrl-C.
         self.signals.install()
         self._fill_service()
-        self.pool.start(self.executor.run, self._done)
         self.timers.start()
         self.outbox.start()
         self.intake.start()

@@ -188,7 +188,7 @@ def everything_at_once(rig: Rig) -> None:
         ("echo", ("x" * 300_000,)),
         *([("die", ("SIGKILL",))] if can.survives_crash else []),
     ]
-    chosen = [bodies[n % len(bodies)] for n in range(800)]
+    chosen = [bodies[n % len(bodies)] for n in range(500)]
     given = [rig.request(body, *args, task_id=f"{body}-{n}") for n, (body, args) in enumerate(chosen)]
     rig.steady = False
     rig.feed(*given)
@@ -201,9 +201,9 @@ def everything_at_once(rig: Rig) -> None:
             victim = given[min(len(given) - 1, ended + chance.randrange(rig.pool.size + 1))]
             named.add(victim.id)
             rig.kill(victim, (Killed(TERM), Killed(KILL), HardTimeLimit(0.1), ColdStop("test"))[turn % 4])
-        if can.resize and turn % 3 == 0:
+        if can.resize and turn % 10 == 0:
             rig.pool.resize(chance.choice((1, 2, 4, 8)))
-        if can.restart and turn % 40 == 0:
+        if can.restart and turn % 100 == 0:
             rig.pool.restart()
         rig.feed()
         rig.runtime.sleep(0.01 * chance.random())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import Self
 
 from greenq.pools import table
 from tests.integration.conftest import Stage
@@ -41,7 +42,7 @@ class Watch:
         self.node = node
         self._client = client_of(stage.url)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._client.__enter__()
         return self
 
@@ -50,8 +51,7 @@ class Watch:
 
     def stats(self) -> dict[str, Any]:
         """The reply of `inspect stats`."""
-        replies = self._client.broadcast("stats", destination=[self.node.name], reply=True, limit=1, timeout=5)
-        found: dict[str, Any] = replies[0][self.node.name]  # type: ignore[index]
+        found: dict[str, Any] = self.control("stats")
         return found
 
     def size(self) -> int:
@@ -62,12 +62,12 @@ class Watch:
 
     def control(self, name: str, **arguments: Any) -> Any:
         """The reply of one command."""
-        replies = self._client.broadcast(name, arguments, destination=[self.node.name], reply=True, limit=1, timeout=5)
+        replies = self._client.broadcast(name, arguments, self.node.name, reply=True, limit=1, timeout=5)
         return replies[0][self.node.name]  # type: ignore[index]
 
     def wait_size(self, wanted: Callable[[int], bool], timeout: float = 15) -> None:
         """Wait for a size."""
-        wait_for(lambda: wanted(self.size()), timeout, lambda: f"another size than {self.size()}: {self.node.output()}")
+        wait_for(lambda: wanted(self.size()), timeout, lambda: f"a size, not {self.size()}: {self.node.output()}")
 
 
 def scaled(stage: Stage, pool: str, bounds: str, **options: Any) -> Watch:
@@ -104,7 +104,8 @@ def test_it_grows_to_what_waits_and_shrinks_while_work_trickles_in(redis_stage: 
     with scaled(redis_stage, pool, "8,2", env=EAGER) as watch:
         burst = redis_stage.send_many("nap", 8, 0.5)
         watch.wait_size(lambda size: size == 8)
-        began, trickle = time.monotonic(), []
+        began = time.monotonic()
+        trickle: list[str] = []
         while watch.size() > 2:
             trickle.append(f"t{len(trickle)}")
             redis_stage.send("nap", trickle[-1], 0.05).get(timeout=10)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from greenq import AsyncResult, GreenQ, TimeLimitExceeded
 from greenq.control.client import Control
@@ -51,7 +52,7 @@ class Asking:
         self.node = node
 
     def __call__(self, name: str, **arguments: Any) -> Any:
-        replies = self._client.broadcast(name, arguments, destination=[self.node.name], reply=True, limit=1, timeout=5)
+        replies = self._client.broadcast(name, arguments, self.node.name, reply=True, limit=1, timeout=5)
         return replies[0][self.node.name]  # type: ignore[index]
 
     def pool(self) -> dict[str, Any]:
@@ -177,7 +178,8 @@ def test_time_limits_that_make_no_sense_are_an_error_reply(worker: Ask) -> None:
     name = "tests.support.worker_tasks.nap"
     assert ask.pool()["timeouts"] == [20.0, 30.0]
     assert ask("time_limit", task_name="nope", hard=1) == {"error": "unknown task"}
-    assert "the soft limit, 3 s, is above the hard one, 2 s" in ask("time_limit", task_name=name, soft=3, hard=2)["error"]
+    refused = ask("time_limit", task_name=name, soft=3, hard=2)
+    assert "the soft limit, 3 s, is above the hard one, 2 s" in refused["error"]
     assert "argument 'hard' must be float" in ask("time_limit", task_name=name, hard="abc")["error"]
     assert "needs the argument 'task_name'" in ask("time_limit", hard=1)["error"]
 
@@ -197,6 +199,27 @@ def test_children_are_replaced_after_as_many_tasks_as_the_line_says(redis_stage:
     for number in range(3):
         assert redis_stage.send("add", number, 1).get(timeout=15) == number + 1
     wait_for(lambda: ask.pool()["processes"] not in ([], first), 10)
+
+
+@pytest.mark.parametrize("whose", ["greenq", "celery"])
+def test_both_clients_have_a_method_for_each(redis_stage: Stage, start_node: Callable[..., Node], whose: str) -> None:
+    node = redis_stage.worker(pool="gevent", concurrency=2)
+    scaling = redis_stage.worker(pool="gevent", concurrency=None, options=["--autoscale=5"])
+    celery = Celery("asker", broker=redis_stage.url, set_as_current=False)
+    with client_of(redis_stage.url) as ours:
+        control: Any = ours if whose == "greenq" else celery.control
+        here = {"destination": [node.name], "reply": True, "limit": 1, "timeout": 5}
+        there = here | {"destination": [scaling.name]}
+        name = "tests.support.worker_tasks.nap"
+        limited = {"ok": "time limits set successfully"}
+        assert control.time_limit(name, soft=1, hard=2, **here) == [{node.name: limited}]
+        assert control.pool_grow(3, **here) == [{node.name: {"ok": "pool will grow"}}]
+        assert control.pool_shrink(2, **here) == [{node.name: {"ok": "pool will shrink"}}]
+        assert control.autoscale(8, 2, **there) == [{scaling.name: {"ok": "autoscale now max=8 min=2"}}]
+        refused = {"error": "ValueError('Pool restarts not enabled')"}
+        assert control.pool_restart(**here) == [{node.name: refused}]
+        assert Asking(ours, node).pool()["max-concurrency"] == 3
+    celery.close()
 
 
 class Project:
@@ -250,12 +273,13 @@ def test_a_restarted_pool_runs_the_new_code_and_knows_new_tasks(
     (project.folder / "brand.py").write_text(NEW)
     assert "brand.new" not in str(ask("registered"))
     assert ask("pool_restart", modules=["brand", "proj_tasks"], reload=True) == {"ok": "reload started"}
-    assert "brand.new [rate_limit=100/s]" in ask("registered")
-    wait_for(lambda: project.call("brand.new") in ask.pool()["processes"], 10)
+    # It is known here as soon as no child is asked that does not know it.
+    wait_for(lambda: "brand.new [rate_limit=100/s]" in ask("registered"), 10)
+    assert project.call("brand.new") in ask.pool()["processes"]
 
     # What was brought in by one restart is there after the next, in the parent and in its children.
     project.write(3)
-    assert ask("pool_restart", reload=True) == {"ok": "reload started"}
+    assert ask("pool_restart") == ask("pool_restart", reload=True) == {"ok": "reload started"}
     wait_for(lambda: project.call("version") == 3, 10)
     assert project.call("brand.new") in ask.pool()["processes"]
 

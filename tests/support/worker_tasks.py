@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
+import logging
 import os
+import re
+import socket
+import threading
 import time
 
 from greenq import GreenQ
 from greenq.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from tests.support.ledger import Ledger
 
+logger = logging.getLogger(__name__)
 app = GreenQ("worker_tasks", broker_lease=float(os.environ.get("GREENQ_TEST_LEASE", "20")))
+app.conf.update(json.loads(os.environ.get("GREENQ_TEST_SETTINGS", "{}")))
 ledger = Ledger.from_env() if Ledger.VARIABLE in os.environ else None
 
 
@@ -148,3 +156,103 @@ def about(self) -> dict[str, object]:  # type: ignore[no-untyped-def]
 @app.task
 def sends(what: str) -> str:
     return str(nap.delay(what, 0).id)
+
+
+@app.task
+def overdue(what: str, how: str, catch: bool = False) -> float:
+    """Outlives its limit by far. The ledger has the moment it started; caught, the limit's moment is returned."""
+    began = time.time()
+    note("start", f"{what}@{began:.3f}")
+    try:
+        _outlive(how, catch)
+    except SoftTimeLimitExceeded:
+        if not catch:
+            raise
+    return time.time() - began
+
+
+def _outlive(how: str, catch: bool) -> None:
+    until = time.monotonic() + 30
+    if how == "sleeps":
+        time.sleep(30)
+    elif how == "reads a socket":
+        left, right = socket.socketpair()
+        left.recv(1)
+        right.close()
+    while time.monotonic() < until:
+        try:
+            sum(range(100))
+            if how == "swallows":
+                time.sleep(0.01)
+        except Exception:
+            if how == "computes" or catch:
+                raise
+
+
+@app.task(bind=True, acks_on_timeout=False, time_limit=0.5)
+def once_more_on_timeout(self, what: str) -> str:  # type: ignore[no-untyped-def]
+    note("start", what)
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(30)
+    note("done", what)
+    return what
+
+
+@app.task
+def sends_for_ever(what: str) -> None:
+    note("start", what)
+    while True:
+        add.delay(1, 2)
+
+
+@app.task
+def logs_for_ever(what: str) -> None:
+    note("start", what)
+    while True:
+        logger.info("still here")
+
+
+class Dropped:
+    """Takes as long to be finalized as to be made."""
+
+    def __init__(self) -> None:
+        _compute(0.005)
+
+    def __del__(self) -> None:
+        _compute(0.005)
+
+
+def _compute(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(20))
+
+
+@app.task
+def finalizes_for_ever(what: str) -> None:
+    note("start", what)
+    while True:
+        Dropped()
+
+
+@app.task
+def keeps_the_lock(what: str, how: str) -> str:
+    """C code that lets no other thread run."""
+    note("start", what)
+    if how == "sleep":
+        ctypes.PyDLL(None).usleep(2_000_000)
+    elif how == "regular expression":
+        re.match(r"(a+)+$", "a" * 26 + "b")
+    elif how == "number":
+        str(3**1_500_000)
+    note("done", what)
+    return what
+
+
+@app.task
+def leaves_a_busy_thread(seconds: float) -> None:
+    threading.Thread(target=_compute_beside, args=(seconds,)).start()
+
+
+def _compute_beside(seconds: float) -> None:
+    _compute(seconds)

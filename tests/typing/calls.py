@@ -6,7 +6,20 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from greenq import AsyncResult, EagerResult, GreenQ, Retry, Signature, Task, group, shared_task
+from greenq import (
+    AsyncResult,
+    ChildInfo,
+    EagerResult,
+    GreenQ,
+    Retry,
+    Signature,
+    Task,
+    TaskContext,
+    TaskEnd,
+    WorkerInfo,
+    group,
+    shared_task,
+)
 
 app = GreenQ("proj", broker="redis://", task_acks_late=True)
 
@@ -37,7 +50,35 @@ def double(x: float) -> float:
 def note(self: Task[..., None], text: str) -> None: ...
 
 
+@app.hooks.worker_start
+def begin() -> int:
+    return 1
+
+
+@app.hooks.worker_stop
+def end(worker: WorkerInfo) -> None: ...
+
+
+@app.hooks.child_start()
+def connect(child: ChildInfo) -> int:
+    return child.index
+
+
+@app.hooks.after_task
+@app.hooks.before_task
+def count(request: TaskContext) -> str:
+    return str(request.id)
+
+
+@app.hooks.after_task
+def measure(request: TaskContext, end: TaskEnd) -> float:
+    return end.runtime
+
+
 # What fits.
+assert_type(begin(), int)
+assert_type(connect(ChildInfo("w@h", "solo", 0)), int)
+app.hooks.child_stop(lambda child: child.index)
 assert_type(add(1), int)
 assert_type(add.delay(1, y=2), AsyncResult[int])
 assert_type(add.delay(1).get(), int)
@@ -79,4 +120,7 @@ app.task(rate_limit=[])(len)  # type: ignore[call-overload]
 app.task(name=3)(len)  # type: ignore[call-overload]
 GreenQ(main=3)  # type: ignore[arg-type]
 app.send_task(add)  # type: ignore[arg-type]
+app.hooks.child_start(end)  # type: ignore[arg-type]
+app.hooks.before_task(measure)  # type: ignore[arg-type]
+app.hooks.befor_task(begin)  # type: ignore[attr-defined]
 add.nonsense()  # type: ignore[attr-defined]

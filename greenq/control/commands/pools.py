@@ -43,10 +43,13 @@ def autoscale(panel: Panel, *, max: int | None = None, min: int | None = None) -
     return {"ok": f"autoscale now max={most} min={least}"}
 
 
-def pool_restart(panel: Panel, *, modules: list[str] | None = None, reload: bool = False) -> Reply:
+def pool_restart(
+    panel: Panel, *, modules: list[str] | None = None, reload: bool = False, reloader: None = None  # noqa: ARG001
+) -> Reply:
     """Replace child processes by new ones with fresh code, each after its task.
 
     `modules` are imported first, and with `reload` imported anew; without them `reload` means the app's own.
+    Celery's client always sends a `reloader`, which can only be null.
     """
     if not panel.app.conf.worker_pool_restarts:
         return {"error": repr(ValueError("Pool restarts not enabled"))}

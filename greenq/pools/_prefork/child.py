@@ -9,17 +9,22 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from greenq.exceptions import GreenqError
+from greenq.exceptions import GreenqError, Interrupt, SoftTimeLimitExceeded
 from greenq.model import Outcome, Record, Request
 from greenq.pools._prefork.board import Board
 from greenq.pools._prefork.endings import KILLED, as_ending
 from greenq.pools._prefork.frames import READ_BYTES, Frame, FrameReader, Kind, frame
 from greenq.pools.base import ChildSide
 from greenq.pools.guarding import run_guarded
-from greenq.pools.interrupts import NUDGE
+from greenq.pools.interrupts import NUDGE, untouched
 from greenq.wire.passing import pack_outcome, pack_record, unpack_epitaph, unpack_request
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -50,6 +55,7 @@ class Child:
         self._tasks = 0
         self._number = 0
         self._request: Request | None = None
+        self._report: Callable[[UnraisableHookArgs], object] = sys.__unraisablehook__
         self._told = (0, 0)  # the task and the kind of ending that was raised in it: once is enough
 
     def serve(self) -> int:
@@ -138,6 +144,8 @@ class Child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(NUDGE, self._on_nudge)
+        self._report = sys.unraisablehook
+        sys.unraisablehook = self._on_unraisable
 
     def _on_nudge(self, number: int, where: FrameType | None) -> None:
         request = self._request
@@ -146,8 +154,17 @@ class Child:
         wanted = self._board.wanted(self._index, self._number)
         if wanted is None or wanted.kind == KILLED or self._told == (self._number, wanted.kind):
             return
-        self._told = (self._number, wanted.kind)
-        raise as_ending(wanted)
+        ending = as_ending(wanted)
+        if where is not None and not untouched(where, ending):  # else the parent sends the signal again
+            self._told = (self._number, wanted.kind)
+            raise ending
+
+    def _on_unraisable(self, lost: UnraisableHookArgs) -> None:
+        """An ending that struck in a finalizer got no further: have it raised once more."""
+        if isinstance(lost.exc_value, (Interrupt, SoftTimeLimitExceeded)):
+            self._told = (0, 0)
+        else:
+            self._report(lost)
 
     def _on_term(self, number: int, where: FrameType | None) -> None:
         """Supervisors send TERM to every process of a worker; it is for this task only if the parent says so."""

@@ -64,6 +64,7 @@ class Crew:
         self._not_before = 0.0
         self._watches: dict[Brood, Watch] = {}
         self._next: Brood | None = None  # loads its app; takes over when it has
+        self._renewed: Callable[[], object] = lambda: None  # told when it does
         self._brood = self._open()
 
     def _open(self) -> Brood:
@@ -95,10 +96,14 @@ class Crew:
             self._births[index] = self._brood
             self._brood.birth(index, self._options.max_tasks, self._options.max_memory)
 
-    def restart(self) -> None:
-        """Load the app in a fresh nursery; when it has, every child is replaced by one from there."""
-        if self._next is None:
-            self._next = self._open()
+    def restart(self, renewed: Callable[[], object]) -> None:
+        """Load the app in a fresh nursery; when it has, every child is replaced by one from there.
+
+        `renewed` is called at that moment.
+        """
+        if self._next is not None:
+            self._close(self._next)  # the code it loads may be older than what is meant now
+        self._next, self._renewed = self._open(), renewed
 
     def listen(self, brood: Brood) -> list[int]:
         """Take in what a nursery has said; returns the pids of children that have stopped."""
@@ -179,6 +184,7 @@ class Crew:
             for child in self.staying():
                 child.leave()
             logger.warning("The pool restarts with freshly imported code.")
+            self._renewed()
         self.loaded = True
         self.fill()
 

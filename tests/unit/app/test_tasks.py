@@ -163,6 +163,10 @@ def test_annotations_lay_options_over_tasks(app: GreenQ) -> None:
     two = app.task(name="two")(plain)
     app.conf.task_annotations = {"*": {"max_retries": 7}, "one": {"rate_limit": "2/s"}}
     assert (one.rate_limit, one.max_retries, two.rate_limit, two.max_retries) == ("2/s", 7, None, 7)
+    one.rate_limit = "3/s"  # as the command does: what is said last counts
+    assert one.rate_limit == "3/s"
+    one.rate_limit = None
+    assert one.rate_limit is None
     with pytest.raises(ConfigError, match="task_annotations: task one: there is no option 'rate'"):
         app.conf.task_annotations = {"one": {"rate": 1}}
 

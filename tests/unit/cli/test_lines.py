@@ -204,6 +204,33 @@ def test_a_pool_only_the_settings_name_is_refused_with_the_cure(project: Path) -
     assert "write -P solo, GREENQ_POOL=solo" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "options", "words"),
+    [
+        ("worker_autoscaler = 'tasks:add'", "--autoscale 4", "worker_autoscaler = 'tasks:add' is no subclass of"),
+        ("worker_autoscaler = 'nope:X'", "--autoscale 4", "No module named 'nope'; write module:Class"),
+        ("worker_pool_start_method = 'spawn'", "-P prefork", "there is only 'fork'"),
+        ("worker_max_tasks_per_child = 5", "-P gevent", "(--max-tasks-per-child) needs child processes"),
+        ("task_soft_time_limit = 9", "--time-limit 5", "9 s (app.conf), is above task_time_limit, 5 s"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_at_start(
+    setting: str, options: str, words: str, project: Path
+) -> None:
+    (project / "tasks.py").write_text(f"{TASKS}\napp.conf.{setting}\n")
+    done = greenq("-A", "tasks", "worker", *options.split(), cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_keepalive_that_is_no_number_is_refused_at_start(project: Path) -> None:
+    done = greenq("-A", "tasks", "worker", "--autoscale", "4", cwd=project, AUTOSCALE_KEEPALIVE="soon")
+    assert done.returncode == 2
+    assert "AUTOSCALE_KEEPALIVE='soon' in the environment is not a number of seconds" in done.stderr
+
+
 def test_purge_asks_first(project: Path) -> None:
     done = greenq("purge", cwd=project)
     assert done.returncode == 1

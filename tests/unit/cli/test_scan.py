@@ -30,7 +30,8 @@ from greenq.cli.scan import arrange, option, pool_of
         ("--versoin", "--versoin"),
         ("--autoscale 10,2 -O default worker -A proj", "worker --autoscale 10,2 -O default -A proj"),
         ("--time-limit 5 --soft-time-limit=3 worker", "worker --time-limit 5 --soft-time-limit=3"),
-        ("--max-tasks-per-child 5 --max-memory-per-child 9 worker", "worker --max-tasks-per-child 5 --max-memory-per-child 9"),
+        ("--max-tasks-per-child 5 worker", "worker --max-tasks-per-child 5"),
+        ("--max-memory-per-child 9 worker", "worker --max-memory-per-child 9"),
         ("-Ofair --optimization default -A proj", "worker -Ofair --optimization default -A proj"),
     ],
 )

@@ -297,7 +297,9 @@ def test_the_pool_grows_and_shrinks_by_one_or_more(panel: FakePanel) -> None:
 
 
 @pytest.mark.parametrize("name", ["pool_grow", "pool_shrink"])
-@pytest.mark.parametrize(("n", "why"), [(0, "at least 1"), (-5, "at least 1"), ("x", "must be int"), (1.5, "must be int")])
+@pytest.mark.parametrize(
+    ("n", "why"), [(0, "at least 1"), (-5, "at least 1"), ("x", "must be int"), (1.5, "must be int")]
+)
 def test_a_number_of_slots_that_makes_no_sense_is_refused(panel: FakePanel, name: str, n: Any, why: str) -> None:
     with pytest.raises(BadArgument, match=why):
         ask(panel, name, n=n)
@@ -337,6 +339,14 @@ def test_a_pool_is_restarted_only_where_the_settings_allow_it(panel: FakePanel) 
     assert ask(panel, "pool_restart") == {"ok": "reload started"}
     assert ask(panel, "pool_restart", modules=["proj.tasks"], reload=True) == {"ok": "reload started"}
     assert panel.asked == [("restart", None, False), ("restart", ["proj.tasks"], True)]
+
+
+def test_a_reloader_can_only_be_null_and_is_no_option_of_the_prompt(panel: FakePanel) -> None:
+    panel.app.conf.worker_pool_restarts = True
+    assert ask(panel, "pool_restart", modules=None, reload=False, reloader=None) == {"ok": "reload started"}
+    with pytest.raises(BadArgument, match="argument 'reloader' must be null"):
+        ask(panel, "pool_restart", reloader="mine")
+    assert [parameter.name for parameter in REGISTRY.get("pool_restart").named()] == ["modules", "reload"]
 
 
 @pytest.mark.parametrize("module", ["", "a b", "../x", "a..b", ".a", "os;x", "1a"])

@@ -120,8 +120,8 @@ def test_whatever_would_block_the_hub_is_found(tmp_path: Path, pool: str, statem
 
 @pytest.mark.parametrize("pool", PATCHING)
 def test_modules_of_the_standard_library_imported_early_are_no_reason_to_refuse(tmp_path: Path, pool: str) -> None:
-    early = "logging.handlers, ssl, queue, asyncio, urllib.request, http.client, concurrent.futures.thread, tempfile"
-    early += ", subprocess, email.message, json, decimal, uuid, random, inspect, importlib.metadata, sqlite3, _strptime"
+    early = "logging.handlers, ssl, queue, asyncio, urllib.request, http.client, concurrent.futures.thread, "
+    early += "tempfile, subprocess, email.message, json, decimal, uuid, random, inspect, sqlite3, _strptime"
     (tmp_path / "sitecustomize.py").write_text(f"import {early}\n")
     done = patched(pool, tmp_path, "print('went on')")
     assert done.stdout == "went on\n", done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -191,7 +190,3 @@ def test_what_is_no_autoscaler_is_refused_by_name(path: str, why: str) -> None:
     with pytest.raises(ConfigError, match="setting worker_autoscaler = ") as caught:
         autoscaler_class(path)
     assert why in str(caught.value)
-
-
-def test_the_clock_of_the_rule_is_the_monotonic_one() -> None:
-    assert autoscale.time is time

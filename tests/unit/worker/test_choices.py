@@ -107,9 +107,10 @@ def test_prefork_gets_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimization", "multiplier", "ahead"), [("fair", 4, 0), ("default", 4, 3), ("default", 1, 0), ("default", 0, 3)]
+    ("optimization", "multiplier", "ahead"),
+    [("fair", 4, 0), ("default", 4, 3), ("default", 1, 0), ("default", 0, 3)],
 )
-def test_only_the_default_optimization_hands_a_busy_child_more(optimization: str, multiplier: int, ahead: int) -> None:
+def test_only_the_default_optimization_hands_over_ahead(optimization: str, multiplier: int, ahead: int) -> None:
     options = WorkerOptions(pool="prefork", optimization=optimization)
     assert pool_options(options, conf(worker_prefetch_multiplier=multiplier), 1).ahead == ahead
 

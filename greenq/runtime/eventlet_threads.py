@@ -1,8 +1,7 @@
-"""What crosses between eventlet's hubs, each in a native thread of its own: posted calls, waking, locks, blocking calls.
+"""What crosses between eventlet's hubs, each in a thread of its own: posted calls, waking, locks, blocking calls.
 
-eventlet itself knows one hub: a lock that is released in one thread switches to the greenlet that waits in
-another, which cannot be, and whoever waits does so for ever. So the locks of the standard library are made
-here instead (see `patching`), or two threads that write a log line at once would end the worker.
+eventlet itself knows one hub: what one thread releases switches to the greenlet that waits in another, which
+cannot be, and who waits does so for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import functools
 import importlib
 import logging
-import time
 from _queue import SimpleQueue  # the one queue between threads that patching leaves as it is
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +18,8 @@ from typing import Any, TypeVar
 from eventlet import patcher
 from eventlet.hubs import get_hub
 from greenlet import getcurrent
+
+from greenq.runtime.locks import SharedLock
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -44,22 +44,22 @@ class Bell:
         # Any thread appends, only the bell's own hub pops; a deque's ends are atomic under the interpreter lock.
         self._calls: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._rung = False
-        self._ear, self._mouth = _socket.socketpair()
-        self._ear.setblocking(False)
-        self._mouth.setblocking(False)
-        self._listener = self._hub.add(self._hub.READ, self._ear.fileno(), self._run, _nothing, None)
+        self._ear, self._mouth = os.pipe()
+        os.set_blocking(self._ear, False)
+        os.set_blocking(self._mouth, False)
+        self._listener = self._hub.add(self._hub.READ, self._ear, self._run, _nothing, None)
 
     def post(self, call: Callable[..., object], *args: object) -> None:
         """Have `call` made on the bell's hub, where it may not wait. Without effect after `close`."""
         self._calls.append((call, args))
         if not self._rung:
             self._rung = True
-            with contextlib.suppress(OSError):
-                self._mouth.send(b"!")
+            with contextlib.suppress(BlockingIOError):
+                posix.write(self._mouth, b"!")
 
     def _run(self, fileno: int) -> None:
         with contextlib.suppress(BlockingIOError):
-            self._ear.recv(64)
+            posix.read(self._ear, 64)
         # What is posted from here on rings again, so that a call which posts another lets the hub turn.
         self._rung = False
         for _ in range(len(self._calls)):
@@ -138,84 +138,13 @@ class Turn:
             self._greenlet.switch()
 
 
-class SharedLock:
-    """A `threading.Lock` for fibers of several hubs; who waits lets its own hub run."""
+class EventletLock(SharedLock):
+    """What `threading.Lock` is under eventlet."""
 
-    def __init__(self) -> None:
-        self._held = _thread.allocate_lock()
-        self._holder = 0  # the thread that has it; 0 while it is passed on
-        self._waiting: deque[Turn] = deque()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002  (threading's)
-        """As `threading.Lock.acquire`."""
-        if self._held.acquire(False) or (blocking and self._acquire_later(timeout)):
-            self._holder = get_ident()
-            return True
-        return False
-
-    __enter__ = acquire
-
-    def release(self) -> None:
-        """As `threading.Lock.release`."""
-        self._holder = 0
-        self._held.release()
-        if self._waiting:
-            self._wake_one()
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
-
-    def locked(self) -> bool:
-        """As `threading.Lock.locked`."""
-        held: bool = self._held.locked()
-        return held
-
-    def _at_fork_reinit(self) -> None:
-        self._held = _thread.allocate_lock()
-        self._holder = 0
-        self._waiting.clear()
-
-    def _acquire_later(self, timeout: float) -> bool:
-        if get_hub().greenlet is getcurrent():
-            return self._acquire_in_hub(timeout)
-        until = None if timeout < 0 else time.monotonic() + timeout
-        while True:
-            turn = Turn(bell_here())
-            self._waiting.append(turn)
-            try:
-                # The release may have come just before it could see this greenlet in the line.
-                if not self._held.locked():
-                    self._wake_one()
-                in_time = turn.wait(None if until is None else max(0.0, until - time.monotonic()))
-            except BaseException:
-                self._leave(turn)
-                raise
-            if not in_time:
-                self._leave(turn)
-            if self._held.acquire(False):
-                return True
-            if not in_time:
-                return False
-
-    def _acquire_in_hub(self, timeout: float) -> bool:
-        """The hub cannot wait for its own greenlets; for another thread's it can, as any thread does."""
-        if self._holder == get_ident():
-            raise RuntimeError("a call made by the hub wants a lock that a greenlet of this hub has")
-        acquired: bool = self._held.acquire(True, timeout)
-        return acquired
-
-    def _leave(self, turn: Turn) -> None:
-        try:
-            self._waiting.remove(turn)
-        except ValueError:  # woken, and not there to take the lock: the turn is the next one's
-            self._wake_one()
-
-    def _wake_one(self) -> None:
-        try:
-            turn = self._waiting.popleft()
-        except IndexError:  # another thread woke the last one
-            return
-        turn.wake()
+    allocate = staticmethod(_thread.allocate_lock)
+    ident = staticmethod(get_ident)
+    turn = staticmethod(lambda: Turn(bell_here()))
+    in_hub = staticmethod(lambda: get_hub().greenlet is getcurrent())
 
 
 class Offload:
@@ -270,10 +199,10 @@ def _taken(tokens: deque[None]) -> bool:
 
 
 def share_locks() -> None:
-    """Have eventlet hand out `SharedLock` wherever it would its own; before it patches anything."""
+    """Have eventlet hand out `EventletLock` where it would its own; before it patches anything."""
     green = importlib.import_module("eventlet.green.thread")
     for name in ("Lock", "LockType", "allocate", "allocate_lock"):
-        setattr(green, name, SharedLock)
+        setattr(green, name, EventletLock)
 
 
 def resolve_in_threads() -> None:
