@@ -103,9 +103,14 @@ class Moment:
         # A log whose handler raises may not make a task fail that succeeded.
         with contextlib.suppress(Exception):
             logger.error(
-                "The %s hook %s failed: %s%s", *(self.name, hook.name, _said_of(error), more),
-                exc_info=error, extra={"event": "hook.failed"},
-            )  # fmt: skip
+                "The %s hook %s failed: %s%s",
+                self.name,
+                hook.name,
+                _said_of(error),
+                more,
+                exc_info=error,
+                extra={"event": "hook.failed"},
+            )
 
 
 class About(Moment, Generic[X]):

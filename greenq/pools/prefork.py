@@ -60,13 +60,13 @@ class PreforkPool:
         """See Pool. `run` is of no use here: children have their own. Waits for the first child.
 
         Raises:
-            ConfigError: the app cannot be loaded in a process of its own, or a child_start hook failed.
+            ConfigError: the app cannot be loaded in a process of its own.
+            HookFailed: the first child did not come up.
         """
         self._done = done
         self._crew.fill(self.size)
-        while not self._up.wait(0.05):
-            if self._crew.error:
-                break
+        while not self._up.wait(0.05) and not self._crew.error:
+            self.nudge()
         self._crew.check_started()
 
     def serve(self) -> None:

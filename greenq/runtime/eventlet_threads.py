@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import logging
+import os
 from _queue import SimpleQueue  # the one queue between threads that patching leaves as it is
 from collections import deque
 from collections.abc import Callable
@@ -44,22 +46,22 @@ class Bell:
         # Any thread appends, only the bell's own hub pops; a deque's ends are atomic under the interpreter lock.
         self._calls: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._rung = False
-        self._ear, self._mouth = os.pipe()
-        os.set_blocking(self._ear, False)
-        os.set_blocking(self._mouth, False)
-        self._listener = self._hub.add(self._hub.READ, self._ear, self._run, _nothing, None)
+        # As files, which say no once they are closed: to post then is no byte in somebody else's descriptor.
+        self._ear, self._mouth = map(io.FileIO, os.pipe(), ("r", "w"))
+        os.set_blocking(self._ear.fileno(), False)
+        os.set_blocking(self._mouth.fileno(), False)
+        self._listener = self._hub.add(self._hub.READ, self._ear.fileno(), self._run, _nothing, None)
 
     def post(self, call: Callable[..., object], *args: object) -> None:
         """Have `call` made on the bell's hub, where it may not wait. Without effect after `close`."""
         self._calls.append((call, args))
         if not self._rung:
             self._rung = True
-            with contextlib.suppress(BlockingIOError):
-                posix.write(self._mouth, b"!")
+            with contextlib.suppress(ValueError):
+                self._mouth.write(b"!")
 
     def _run(self, fileno: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            posix.read(self._ear, 64)
+        self._ear.read(64)
         # What is posted from here on rings again, so that a call which posts another lets the hub turn.
         self._rung = False
         for _ in range(len(self._calls)):

@@ -117,7 +117,7 @@ def drain_waits_until_everything_was_told(rig: Rig) -> None:
     told: list[str] = []
 
     def slowly(task_id: str) -> None:
-        rig.runtime.sleep(0.2)
+        rig.runtime.sleep(0.1)
         told.append(task_id)
 
     rig.told = slowly

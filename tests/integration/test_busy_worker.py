@@ -19,9 +19,9 @@ def greenq(stage: Stage, *line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
 
 
-@pytest.mark.parametrize("pool", ["gevent", "solo"])
+@pytest.mark.parametrize("pool", ["eventlet", "gevent", "solo"])
 def test_inspect_answers_within_a_second_while_a_task_computes(stage: Stage, pool: str) -> None:
-    node = stage.worker(pool=pool, concurrency=10 if pool == "gevent" else 1)
+    node = stage.worker(pool=pool, concurrency=1 if pool == "solo" else 10)
     stage.send("compute", "busy", 12)
     wait_for(lambda: stage.ledger.running(), 10, "the computing task")
     for _ in range(3):

@@ -49,11 +49,11 @@ def test_a_warm_stop_finishes_what_runs_and_gives_back_the_rest(stage: Stage) ->
     assert not stage.ledger.check(published).restarted
 
 
-@pytest.mark.parametrize("pool", ["gevent", "solo"])
+@pytest.mark.parametrize("pool", ["eventlet", "gevent", "solo"])
 @pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGINT, signal.SIGINT]])
 def test_a_cold_stop_gives_back_what_runs(stage: Stage, pool: str, signals: list[int]) -> None:
     stage.send_many("nap", 10, 60)
-    slots = 4 if pool == "gevent" else 1
+    slots = 1 if pool == "solo" else 4
     node = stage.worker(pool=pool, concurrency=slots)
     wait_for(lambda: len(stage.ledger.running()) == slots, 10, "running tasks")
     began = time.monotonic()
@@ -98,9 +98,10 @@ def test_two_workers_share_and_repeat_nothing(stage: Stage) -> None:
     assert not check.restarted and not check.unexpected, check
 
 
-def test_every_ack_arrives_at_high_concurrency(stage: Stage) -> None:
+@pytest.mark.parametrize("pool", ["eventlet", "gevent"])
+def test_every_ack_arrives_at_high_concurrency(stage: Stage, pool: str) -> None:
     published = stage.send_many("nap", 400, 0.2)
-    node = stage.worker(concurrency=100)
+    node = stage.worker(pool=pool, concurrency=100)
     wait_for(lambda: not stage.ledger.check(published).lost, 30, "all tasks")
     node.term()
     assert node.wait(10) == 0

@@ -11,7 +11,7 @@ from greenq.exceptions import MaxRetriesExceeded, NotRegistered, TaskRevokedErro
 from tests.integration.conftest import Stage
 from tests.support.processes import wait_for
 
-POOLS = ("gevent", "solo")
+POOLS = ("eventlet", "gevent", "solo")
 
 
 @pytest.fixture(params=POOLS)
@@ -20,7 +20,7 @@ def pool(request: pytest.FixtureRequest) -> str:
 
 
 def size(pool: str, wanted: int = 10) -> int:
-    return wanted if pool == "gevent" else 1
+    return 1 if pool == "solo" else wanted
 
 
 def test_a_task_returns_its_value(stage: Stage, pool: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from tests.support import pool_experiments as experiments
+from tests.support import pool_experiments as do
 from tests.support.node import ROOT
 from tests.support.pool_scene import Finding, Scene
 from tests.support.services import RedisServer
@@ -38,107 +38,107 @@ class Row(NamedTuple):
 ROWS = (
     Row(
         "hard time limit: message, task, `--time-limit`",
-        experiments.hard_limit,
+        do.hard_limit,
         "yes no yes no",
         "gevent: a timeout exception, which `except BaseException` swallows; eventlet and solo drop the limit",
     ),
     Row(
         "hard time limit of a task that computes",
-        experiments.hard_limit_computing,
+        do.hard_limit_computing,
         "no no yes no",
         "gevent: the timeout waits for a switch that never comes",
     ),
-    Row("soft time limit", experiments.soft_limit, "no no yes no"),
+    Row("soft time limit", do.soft_limit, "no no yes no"),
     Row(
         "`time_limit` command takes effect",
-        experiments.time_limit_command,
+        do.time_limit_command,
         "no no no no",
         "the reply is ok; limits were captured when the worker started",
     ),
     Row(
         "terminate, `revoke(terminate=True)`",
-        experiments.terminate,
+        do.terminate,
         "yes yes yes no",
         "gevent, eventlet: a `task-succeeded` follows; solo cannot read the command while it is busy",
     ),
     Row(
         "terminate tells the task which signal",
-        experiments.signal_name,
+        do.signal_name,
         "no no yes no",
         ours="prefork sends the signal; elsewhere its number is the argument of the `Killed` that ends the task, "
         "whatever the signal",
     ),
-    Row("`--autoscale`", experiments.autoscale, "part part yes no", "gevent, eventlet: one slot a second"),
-    Row("`pool_grow`", experiments.pool_grow, "yes yes yes no"),
+    Row("`--autoscale`", do.autoscale, "part part yes no", "gevent, eventlet: one slot a second"),
+    Row("`pool_grow`", do.pool_grow, "yes yes yes no"),
     Row(
         "`pool_shrink`",
-        experiments.pool_shrink,
+        do.pool_shrink,
         "part part part no",
         "gevent, eventlet: no floor, the size can become negative; prefork: idle children only",
     ),
     Row(
         "`pool_restart` really restarts",
-        experiments.pool_restart,
+        do.pool_restart,
         "no no yes no",
         "elsewhere the reply is ok, modules are loaded again, the pool is as before",
     ),
-    Row("`--max-tasks-per-child`", experiments.max_tasks, "no no yes no", "elsewhere it is ignored (read in the source)"),
-    Row("`--max-memory-per-child`", experiments.max_memory, "no no yes no", "as above"),
-    Row("control while tasks wait", experiments.control_while_waiting, "yes yes yes no", "solo runs tasks where it listens"),
+    Row("`--max-tasks-per-child`", do.max_tasks, "no no yes no", "elsewhere it is ignored (read in the source)"),
+    Row("`--max-memory-per-child`", do.max_memory, "no no yes no", "as above"),
+    Row("control while tasks wait", do.control_while_waiting, "yes yes yes no", "solo runs tasks where it listens"),
     Row(
         "control while the pool is full",
-        experiments.control_while_full,
+        do.control_while_full,
         "part part yes no",
         "gevent, eventlet: ping answers, but what changes the consumer waits for a free slot",
     ),
-    Row("control while a task computes", experiments.control_while_computing, "no no yes no"),
+    Row("control while a task computes", do.control_while_computing, "no no yes no"),
     Row(
         "prefetch beyond the pool's size, in `reserved`",
-        experiments.reserved,
+        do.reserved,
         "no no yes no",
         "gevent, eventlet: one message waits, blocking the consumer",
         "only where tasks are short, for 50 ms of work and at most `worker_prefetch_multiplier` a slot; behind long "
         "tasks messages stay in the broker, for whoever is free",
     ),
-    Row("warm shutdown", experiments.warm_shutdown, "yes yes yes yes", "gevent: up to 2 s late"),
-    Row("remote `shutdown`", experiments.remote_shutdown, "yes yes yes yes", "solo: after its task"),
+    Row("warm shutdown", do.warm_shutdown, "yes yes yes yes", "gevent: up to 2 s late"),
+    Row("remote `shutdown`", do.remote_shutdown, "yes yes yes yes", "solo: after its task"),
     Row(
         "cold shutdown keeps `acks_late` messages",
-        experiments.cold_shutdown,
+        do.cold_shutdown,
         "no no yes no",
         "gevent, eventlet: acknowledged and lost; solo: stored as FAILURE",
     ),
     Row(
         "soft shutdown, `worker_soft_shutdown_timeout`",
-        experiments.soft_shutdown,
+        do.soft_shutdown,
         "no no yes no",
         "gevent, eventlet: exit 1 at once; solo: fails the task it waits for",
     ),
-    Row("USR1 dumps the stacks of tasks", experiments.stack_dump, "no no yes yes", "gevent, eventlet: the hub's stack only"),
-    Row("events in batches", experiments.events, "no no yes yes", "gevent, eventlet: one by one"),
-    Row("`processes` in stats", experiments.processes, "no no yes yes"),
+    Row("USR1 dumps the stacks of tasks", do.stack_dump, "no no yes yes", "gevent, eventlet: the hub's stack only"),
+    Row("events in batches", do.events, "no no yes yes", "gevent, eventlet: one by one"),
+    Row("`processes` in stats", do.processes, "no no yes yes"),
     Row(
         "`child_start` hook",
-        experiments.child_start,
+        do.child_start,
         "no no yes yes",
         "Celery's name for it is the signal `worker_process_init`",
     ),
     Row(
         "embedded beat, `-B`",
-        experiments.beat,
+        do.beat,
         "refused refused yes yes",
         "all but gevent were read in the source",
     ),
-    Row("ETA and countdown", experiments.eta, "yes yes yes yes"),
-    Row("rate limits", experiments.rate_limit, "yes yes yes yes"),
-    Row("revoke", experiments.revoke, "yes yes yes yes"),
-    Row("expires", experiments.expires, "yes yes yes yes"),
-    Row("priority", experiments.priority, "yes yes yes yes"),
-    Row("retries", experiments.retries, "yes yes yes yes"),
-    Row("chords", experiments.chords, "yes yes yes yes"),
+    Row("ETA and countdown", do.eta, "yes yes yes yes"),
+    Row("rate limits", do.rate_limit, "yes yes yes yes"),
+    Row("revoke", do.revoke, "yes yes yes yes"),
+    Row("expires", do.expires, "yes yes yes yes"),
+    Row("priority", do.priority, "yes yes yes yes"),
+    Row("retries", do.retries, "yes yes yes yes"),
+    Row("chords", do.chords, "yes yes yes yes"),
     Row(
         "`election` on one node",
-        experiments.election,
+        do.election,
         "no no no no",
         "the worker crashes; eventlet and solo were read in the source",
     ),
@@ -161,25 +161,25 @@ class Session:
 SESSIONS = (
     Session(
         (
-            *(experiments.child_start, experiments.processes, experiments.retries, experiments.expires, experiments.eta, experiments.rate_limit, experiments.revoke),
-            *(experiments.terminate, experiments.signal_name, experiments.control_while_waiting, experiments.control_while_full, experiments.reserved),
-            *(experiments.control_while_computing, experiments.time_limit_command, experiments.events, experiments.election, experiments.chords),
-            *(experiments.pool_restart, experiments.pool_grow, experiments.pool_shrink, experiments.remote_shutdown),
+            *(do.child_start, do.processes, do.retries, do.expires, do.eta, do.rate_limit, do.revoke),
+            *(do.terminate, do.signal_name, do.control_while_waiting, do.control_while_full, do.reserved),
+            *(do.control_while_computing, do.time_limit_command, do.events, do.election, do.chords),
+            *(do.pool_restart, do.pool_grow, do.pool_shrink, do.remote_shutdown),
         ),
         options=("-I", "matrix_word"),
         settings={"worker_pool_restarts": True},
     ),
     Session(
-        (experiments.hard_limit, experiments.soft_limit, experiments.hard_limit_computing, experiments.stack_dump),
+        (do.hard_limit, do.soft_limit, do.hard_limit_computing, do.stack_dump),
         options=("--time-limit", "0.8", "--soft-time-limit", "0.4"),
     ),
-    Session((experiments.autoscale,), slots=None, options=("--autoscale=6,2",), env={"AUTOSCALE_KEEPALIVE": "1"}),
-    Session((experiments.priority, experiments.warm_shutdown), slots=1, before=experiments.send_by_priority),
-    Session((experiments.soft_shutdown,), settings={"worker_soft_shutdown_timeout": 5}),
-    Session((experiments.cold_shutdown,)),
-    Session((experiments.max_tasks,), slots=1, options=("--max-tasks-per-child", "3")),
-    Session((experiments.max_memory,), slots=1, options=("--max-memory-per-child", "150000")),
-    Session((experiments.beat,), options=("-B",)),
+    Session((do.autoscale,), slots=None, options=("--autoscale=6,2",), env={"AUTOSCALE_KEEPALIVE": "1"}),
+    Session((do.priority, do.warm_shutdown), slots=1, before=do.send_by_priority),
+    Session((do.soft_shutdown,), settings={"worker_soft_shutdown_timeout": 5}),
+    Session((do.cold_shutdown,)),
+    Session((do.max_tasks,), slots=1, options=("--max-tasks-per-child", "3")),
+    Session((do.max_memory,), slots=1, options=("--max-memory-per-child", "150000")),
+    Session((do.beat,), options=("-B",)),
 )
 
 
@@ -242,18 +242,18 @@ class Matrix:
             for pool in POOLS:
                 sentence = self.cells[row.experiment, pool].said.replace(f"the {pool} pool", "the … pool")
                 said.setdefault(sentence, []).append(pool)
-            lines += [f"- {row.title}, {', '.join(pools)}: “{text}”" for text, pools in said.items() if text]
+            lines += [f"- {row.title}, {', '.join(pools)}: {text}" for text, pools in said.items() if text]
         return lines
 
 
 _HEAD = """# What each pool keeps
 
-Made by `scripts/pool-matrix`; `pytest tests/integration/test_pool_matrix.py` measures it anew, with real workers on a \
-private Redis, and fails where this page says something else.
+Made by `scripts/pool-matrix`; `pytest tests/integration/test_pool_matrix.py` measures it anew, with real workers on \
+a private Redis, and fails where this page says something else.
 
 - **yes**: an experiment with a running worker has shown it.
 - **refused**: the worker does not start, or the command is answered with an error; either says what to do instead.
-- **later**: not in this version, which says so itself.
+- **later**: not in this version; what says so stands below the table.
 
 The last column is Celery 5.7 in the same order of pools, measured in the same way unless it says otherwise below.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -18,6 +17,7 @@ from greenq.model import Outcome, Record, Request
 from greenq.pools._prefork.board import Board
 from greenq.pools._prefork.endings import KILLED, as_ending
 from greenq.pools._prefork.frames import READ_BYTES, Frame, FrameReader, Kind, frame
+from greenq.pools._prefork.kernel import be_called
 from greenq.pools.base import ChildSide
 from greenq.pools.guarding import run_guarded
 from greenq.pools.interrupts import NUDGE, untouched
@@ -25,8 +25,6 @@ from greenq.wire.passing import pack_outcome, pack_record, unpack_epitaph, unpac
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
-
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class ParentGone(Exception):
@@ -60,6 +58,7 @@ class Child:
 
     def serve(self) -> int:
         """Until told to leave; returns the exit code."""
+        be_called(f"greenq-child-{self._index}")
         self._handle_signals()
         try:
             self._side.start(self._index, self._store)
@@ -172,11 +171,3 @@ class Child:
         if wanted is not None and wanted.kind == KILLED:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies: a task nobody can end or hear of helps nobody."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)

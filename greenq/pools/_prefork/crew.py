@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from greenq.exceptions import ConfigError, PoolError
+from greenq.exceptions import ConfigError, HookFailed, PoolError
 from greenq.pools._prefork import board as boards
 from greenq.pools._prefork import nursery as words
 from greenq.pools._prefork.board import Board
@@ -60,6 +60,8 @@ class Crew:
         self._size = 0
         self._births: dict[int, Brood] = {}  # index -> where it was asked for
         self._free = list(range(1, boards.MOST_CHILDREN))  # a heap: the lowest index is taken first
+        self._was_up = False  # a child has been ready; before that, whoever starts the pool is told of a failure
+        self._given_up = False  # the zygote is gone, and the worker ends
         self._failures = 0
         self._not_before = 0.0
         self._watches: dict[Brood, Watch] = {}
@@ -87,7 +89,11 @@ class Crew:
         """Have children born until there are enough; with `size`, that many from now on."""
         if size is not None:
             self._size = size
-        if not self.loaded or time.monotonic() < self._not_before:
+        if time.monotonic() < self._not_before:
+            return
+        if not self.loaded:
+            if self._was_up and self._brood not in self._watches:
+                self._open_again()
             return
         missing = self._size - len(self.staying()) - len(self._births)
         for _ in range(missing):
@@ -95,6 +101,15 @@ class Crew:
             self.board.clear(index)
             self._births[index] = self._brood
             self._brood.birth(index, self._options.max_tasks, self._options.max_memory)
+
+    def _open_again(self) -> None:
+        try:
+            self._brood = self._open()
+        except PoolError as error:
+            if not self._given_up:
+                self._given_up = True
+                logger.error("No more child processes can be started: %s", error)  # noqa: TRY400  (it says all)
+                self._runtime.failed("prefork")
 
     def restart(self, renewed: Callable[[], object]) -> None:
         """Load the app in a fresh nursery; when it has, every child is replaced by one from there.
@@ -150,7 +165,7 @@ class Crew:
 
     def ready(self, child: Handle) -> None:
         """A child is fit."""
-        child.ready = True
+        child.ready = self._was_up = True
         self._failures = 0
 
     def _ended(self, child: Handle, code: int) -> None:
@@ -169,7 +184,8 @@ class Crew:
         self._failures += 1
         self._not_before = time.monotonic() + pause
         self.error = why
-        logger.error("%s; the next try is in %.1f s.", why, pause)
+        if self._was_up:
+            logger.error("%s; the next try is in %.1f s.", why, pause)
 
     def _loaded(self, brood: Brood, threads: list[str]) -> None:
         if threads:
@@ -189,12 +205,13 @@ class Crew:
         self.fill()
 
     def _broken(self, brood: Brood, why: str) -> None:
-        self.error = f"loading the app for child processes failed: {why.strip()}"
-        logger.error("%s", self.error)
+        self._close(brood)
+        text = f"loading the app for child processes failed: {why.strip()}"
         if brood is self._next:
-            logger.error("The pool goes on with the code it has.")
             self._next = None
-            self._close(brood)
+            logger.error("%s\nThe pool goes on with the code it has.", text)
+        else:
+            self._failed(text)
 
     def _gone(self, brood: Brood) -> None:
         """A nursery was killed, and the kernel its children with it."""
@@ -207,14 +224,8 @@ class Crew:
         if brood is self._next:
             self._next = None
         if brood is self._brood:
-            logger.error("The process that forks children (pid %d) is gone; another one is started.", brood.pid)
-            self.error = self.error or "the process that loads the app died"
             self.loaded = False
-            try:
-                self._brood = self._open()
-            except PoolError:
-                self._runtime.failed("prefork")
-                raise
+            self._failed(f"the process that forks children (pid {brood.pid}) is gone")
 
     def _forget_empty(self, brood: Brood) -> None:
         if brood is self._brood or brood is self._next or brood not in self._watches:
@@ -241,9 +252,9 @@ class Crew:
             self._runtime.sleep(0.002)
 
     def check_started(self) -> None:
-        """Raise ConfigError if the first nursery or the first child has failed."""
+        """Raise ConfigError if the first nursery has failed, HookFailed if the first child has."""
         if self.error:
-            raise ConfigError(self.error)
+            raise HookFailed(self.error) if self.loaded else ConfigError(self.error)
 
 
 def how_it_ended(code: int) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from greenq.exceptions import GreenqError
 from greenq.pools._prefork.board import Board
+from greenq.pools._prefork.kernel import be_called, die_with
 from greenq.pools.base import ChildSide
 
 MOST_BYTES = 128 * 1024
@@ -53,6 +54,7 @@ class Nursery:
 
     def serve(self) -> int:
         """Until the worker has gone."""
+        be_called("greenq-nursery")
         signal.signal(signal.SIGCHLD, _noted)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         poller = select.poll()
@@ -124,7 +126,7 @@ class Nursery:
             self._control.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
-            from greenq.pools._prefork.child import Child, die_with
+            from greenq.pools._prefork.child import Child
 
             die_with(self._pid)
             assert self._side is not None  # births are asked for after LOADED
