@@ -13,6 +13,7 @@ from greenq.app.publishing import message_from_signature
 from greenq.app.signature import Signature
 from greenq.app.task import Task
 from greenq.context import TaskContext, current
+from greenq.log import printable
 from greenq.model import TaskMessage
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 def after_success(app: GreenQ, context: TaskContext, value: Any) -> list[TaskMessage]:
     """The callbacks with the value in front of their arguments, and the next step of a chain."""
+    if context.embed.get("chord"):
+        logger.warning(
+            "Task %s[%s] is part of a chord, and chords are not part of this version: its body will not run.",
+            printable(context.task),
+            printable(context.id),
+        )
     messages = [
         message_from_signature(app, signature, (value,), context=context)
         for signature in context.embed.get("callbacks") or ()

@@ -132,6 +132,7 @@ class GreenPool:
         return {
             "implementation": f"greenq.pools.{self.name}",
             "max-concurrency": self.size,
+            "processes": [os.getpid()],
             "running": self._busy,
             "free": self.free(),
             "slots": len(self._slots),

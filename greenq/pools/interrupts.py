@@ -27,7 +27,8 @@ NUDGE = signal.SIGURG  # ignored by default everywhere, so a stray one does no h
 TAKING = frozenset({"acquire", "release", "__enter__", "__exit__", "handle", "_acquire_restore", "_release_save"})
 LONG = frozenset({"emit", "wait"})
 LOCKS = frozenset({"threading", "logging", "contextlib", "gevent", "eventlet", "importlib", "greenq"})
-WHOLE = ("importlib.", "eventlet.hubs.", "greenq.runtime.")
+# Whatever of these is interrupted is about to wait, or has done so, and would leave its timer behind.
+WHOLE = ("importlib.", "eventlet.", "greenq.runtime.")
 
 
 class Interrupts:
@@ -105,9 +106,11 @@ def untouched(where: FrameType, ending: Ending) -> bool:
         if package == "logging" and not isinstance(ending, Interrupt):
             return True  # its handlers swallow every Exception
         name = frame.f_code.co_name
+        if package in packages and module.startswith(WHOLE):
+            return True
         if package not in packages or name in LONG:
             packages = frozenset()  # what is further out can take it
-        elif name in TAKING or module.startswith(WHOLE):
+        elif name in TAKING:
             return True
     return False
 

@@ -209,15 +209,16 @@ class EventletRuntime:
 
     def greenlet(self, fn: Callable[..., object], *args: object) -> Any:
         """See GreenRuntime."""
-        return greenlet(lambda: fn(*args), self._hub.greenlet)
+        return greenlet(lambda woken: fn(*args), self._hub.greenlet)
 
     def current(self) -> Any:
         """See GreenRuntime."""
         return getcurrent()
 
     def park(self) -> None:
-        """See GreenRuntime."""
-        self._hub.switch()
+        """See GreenRuntime. Only a wake ends it: a timer that eventlet has lost track of may switch here too."""
+        while self._hub.switch() is not self:
+            continue
 
     def wake(self, greenlet: Any) -> None:
         """See GreenRuntime. One timer a turn for all of them: eventlet's timers cost more than a task may."""
@@ -234,7 +235,7 @@ class EventletRuntime:
         try:
             # Who is woken meanwhile has to wait for the next turn, as descriptors and timers have.
             for _ in range(len(self._woken)):
-                self._woken.popleft().switch()
+                self._woken.popleft().switch(self)
         finally:
             if self._woken and not self._asked:
                 self._ask()

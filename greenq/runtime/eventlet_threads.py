@@ -118,7 +118,9 @@ class Turn:
         timer = None if timeout is None else self._hub.schedule_call_global(timeout, self._go_on)
         self._waits = True
         try:
-            self._hub.switch()
+            # A timer that eventlet has lost track of, where a signal struck in its midst, may switch here too.
+            while self._hub.switch() is not self:
+                continue
         finally:
             self._waits = False
             if timer is not None:
@@ -137,7 +139,7 @@ class Turn:
         """On the hub. Time, a kill or an earlier wake may have ended the wait already."""
         if self._waits:
             self._waits = False
-            self._greenlet.switch()
+            self._greenlet.switch(self)
 
 
 class EventletLock(SharedLock):

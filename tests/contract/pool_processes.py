@@ -311,6 +311,28 @@ def restarting_again_and_again_under_load_loses_nothing(rig: Rig) -> None:
     rig.check_whole()
 
 
+@book.tells(needs="restart", size=4)
+def a_request_given_as_the_children_change_begins_once(rig: Rig) -> None:
+    """Those that wait for work are dismissed first; what they are given at that moment is not begun twice."""
+    renewed: list[int] = []
+    rig.run("nothing")
+    rig.wait_children(4)
+    for turn in range(4):
+        rig.pool.restart(lambda: renewed.append(turn))  # noqa: B023
+        until = time.monotonic() + SLOW
+        while turn not in renewed:
+            assert time.monotonic() < until, "the new code never came"
+            rig.put("nothing")
+            rig.runtime.sleep(0.001)
+        for _ in range(10):
+            rig.put("nothing")
+    rig.wait_count(rig.given)
+    assert renewed == list(range(4))
+    assert rig.states() == {State.SUCCESS: rig.given}
+    assert max(Counter(rig.begun).values()) == 1, "told to have begun twice"
+    rig.check_whole()
+
+
 def refuses_restart(rig: Rig) -> None:
     try:
         rig.pool.restart()

@@ -72,6 +72,7 @@ class Rig:
         self.line: list[Request] = []
         self.broken: list[str] = []  # what was found wrong where nothing could be raised
         self.steady = True  # the size does not change meanwhile
+        self.given = 0
         self._running = 0
         self._places = 1 + (self.options.ahead if self.pool.can.survives_crash else 0)  # for each slot
         self._numbers = itertools.count()
@@ -89,6 +90,7 @@ class Rig:
         with self._counting:
             self.pool.submit(request)
             self._running += 1
+            self.given += 1
         return request
 
     def put(self, body: str, *args: Any, task_id: str | None = None) -> Request:

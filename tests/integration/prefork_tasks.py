@@ -21,7 +21,11 @@ from typing import Any
 from greenq import GreenQ, SoftTimeLimitExceeded, allow_join_result
 from tests.support.ledger import Ledger
 
-app = GreenQ("prefork_tasks", broker_lease=float(os.environ.get("GREENQ_TEST_LEASE", "20")))
+app = GreenQ(
+    "prefork_tasks",
+    broker_lease=float(os.environ.get("GREENQ_TEST_LEASE", "20")),
+    worker_pool_restarts=True,
+)
 ledger = Ledger.from_env() if Ledger.VARIABLE in os.environ else None
 logger = logging.getLogger(__name__)
 held: list[bytearray] = []

@@ -175,9 +175,9 @@ def test_a_class_of_the_users_own_decides(redis_stage: Stage, tmp_path: Path) ->
     (tmp_path / "rules.py").write_text(RULES + "app.conf.worker_autoscaler = 'rules:Three'\n")
     node = rules_worker(redis_stage)
     with Watch(redis_stage, node) as watch:
-        redis_stage.send_many("nap", 20, 1.0)
+        redis_stage.send_many("nap", 9, 1.0)
         watch.wait_size(lambda size: size == 3)
-        wait_for(lambda: len(redis_stage.ledger.dones()) == 20, 20)
+        wait_for(lambda: len(redis_stage.ledger.dones()) == 9, 20)
         assert watch.size() == 3
         assert max(redis_stage.ledger.starts().values()) == 1
 

@@ -17,7 +17,6 @@ from tests.support.node import Node
 from tests.support.processes import wait_for
 
 GREEN = sorted({"gevent", "eventlet"} & set(POOLS))
-SLICE = 0.4  # seconds between two looks of a watch that is set to 0.3 or more, with a margin
 
 
 def settings(**values: Any) -> dict[str, str]:
@@ -29,7 +28,7 @@ def named(name: str, task_id: str) -> str:
 
 
 def hub(stage: Stage, node: Node) -> dict[str, float]:
-    stats: dict[str, Any] = stage.app.control.inspect(timeout=5).stats()[node.name]
+    stats: dict[str, Any] = stage.app.control.inspect([node.name], timeout=5).stats()[node.name]
     found: dict[str, float] = stats["hub"]
     return found
 
@@ -48,7 +47,7 @@ def test_among_many_tasks_the_one_in_the_way_is_named_and_counted(redis_stage: S
     assert "in compute" in stack and "sum(range(100))" in stack
     assert "greenq/execution" not in stack.split("turns again")[0]
     after = hub(redis_stage, node)
-    assert after["stalls"] == 1 and after["stalled_for"] == 0.0 and 2.0 < after["longest"] < 2.5 + SLICE + 1.0
+    assert after["stalls"] == 1 and after["stalled_for"] == 0.0 and 2.0 < after["longest"] < 4.0
     redis_stage.send("compute", "more", 1.5, task_id="more")
     node.wait_output(named("compute", "more"))
     redis_stage.send("add", 1, 2).get(timeout=10)
@@ -68,8 +67,8 @@ def test_c_code_that_keeps_the_interpreter_lock_is_named_with_its_stack(
     redis_stage.send("keeps_the_lock", "kept", how, task_id="kept").get(timeout=30)
     took = time.monotonic() - began
     seconds = float(node.wait_output(named("keeps_the_lock", "kept"))[1])
-    assert 0.4 <= seconds < took + 0.1
-    line = {"sleep": "usleep(2_000_000)", "regular expression": "re.match(r", "number": "str(3**1_500_000)"}[how]
+    assert 0.4 <= seconds < took + 0.3  # it is known to a fifth of a second when the lock last went round
+    line = {"sleep": "usleep(2_000_000)", "regular expression": "re.match(r", "number": "bin(3**4_000_000)"}[how]
     assert line in node.output()
     assert hub(redis_stage, node)["stalls"] == node.output().count("Nothing else ran")
     if how == "sleep":
@@ -123,9 +122,9 @@ def test_an_ending_takes_effect_when_c_code_returns_and_hits_nobody_else(redis_s
     wait_for(lambda: len(stage.ledger.running()) == len(naps), 10, "the naps")
     began = time.monotonic()
     with pytest.raises(TimeLimitExceeded):
-        stage.send("keeps_the_lock", "limited", "sleep", time_limit=0.5).get(timeout=20)
+        stage.send("keeps_the_lock", "limited", "sleep", 10, time_limit=0.5).get(timeout=20)
     assert 1.5 < time.monotonic() - began < 2.0 + 1.5
-    killed = stage.send("keeps_the_lock", "killed", "sleep")
+    killed = stage.send("keeps_the_lock", "killed", "sleep", 10)
     wait_for(lambda: "killed" in stage.ledger.starts(), 10, "the start")
     stage.app.control.revoke(killed.id, terminate=True)
     with pytest.raises(TaskRevokedError):

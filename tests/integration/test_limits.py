@@ -102,7 +102,7 @@ def test_a_limit_ends_a_task_whatever_it_does(redis_stage: Stage, pool: str) -> 
 
 def slots_are_free(stage: Stage, node: Node) -> None:
     def free() -> bool:
-        stats = stage.app.control.inspect().stats()[node.name]["pool"]
+        stats = stage.app.control.inspect([node.name], timeout=5).stats()[node.name]["pool"]
         return bool(stats["running"] == 0)
 
     wait_for(free, 10, "free slots")

@@ -90,7 +90,7 @@ def wait_running(stage: Stage, count: int) -> None:
 @pytest.mark.parametrize("pool", SIZED)
 def test_a_grown_pool_runs_more_at_once_and_a_shrunk_one_less(redis_stage: Stage, worker: Ask, pool: str) -> None:
     ask = worker(pool=pool, concurrency=2)
-    sent = redis_stage.send_many("nap", 12, 2.0)
+    sent = redis_stage.send_many("nap", 7, 2.0)
     wait_running(redis_stage, 2)
     assert ask("pool_grow", n=2) == {"ok": "pool will grow"}
     wait_running(redis_stage, 4)
@@ -106,7 +106,7 @@ def test_a_grown_pool_runs_more_at_once_and_a_shrunk_one_less(redis_stage: Stage
 
 def test_prefetch_follows_the_size_on_every_broker(stage: Stage, ask_on: Callable[[str, Node], Asking]) -> None:
     ask = ask_on(stage.url, stage.worker(concurrency=2))
-    sent = stage.send_many("nap", 30, 1.0)
+    sent = stage.send_many("nap", 18, 1.0)
     wait_running(stage, 2)
     assert ask("pool_grow", n=8) == {"ok": "pool will grow"}
     wait_running(stage, 10)
@@ -282,6 +282,16 @@ def test_a_restarted_pool_runs_the_new_code_and_knows_new_tasks(
     assert ask("pool_restart") == ask("pool_restart", reload=True) == {"ok": "reload started"}
     wait_for(lambda: project.call("version") == 3, 10)
     assert project.call("brand.new") in ask.pool()["processes"]
+
+
+def test_a_reloaded_app_brings_its_new_tasks_along(project: Project, restarting: Callable[[str], Asking]) -> None:
+    ask = restarting("prefork")
+    (project.folder / "proj.py").write_text(PROJECT + NEW.replace("from proj import app\n", ""))
+    project.write(2)
+    assert ask("pool_restart", modules=["proj", "proj_tasks"], reload=True) == {"ok": "reload started"}
+    wait_for(lambda: "brand.new [rate_limit=100/s]" in ask("registered"), 10)
+    assert project.call("brand.new") in ask.pool()["processes"]
+    assert project.call("version") == 2
 
 
 def test_a_module_that_cannot_be_imported_restarts_nothing(

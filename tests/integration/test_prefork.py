@@ -222,12 +222,12 @@ def test_the_loss_of_the_nursery_is_a_pause(field: Field) -> None:
     for each in running:
         each.get(timeout=15)
     assert field.ledger.starts() == {"n0": 2, "n1": 2}
-    node.wait_output(rf"The process that forks children \(pid {nursery}\) is gone; another one is started")
+    node.wait_output(rf"he process that forks children \(pid {nursery}\) is gone")
     no_defect(node)
 
 
 def test_without_its_zygote_a_worker_works_until_it_needs_it(field: Field) -> None:
-    node = field.worker(2, env={"GREENQ_WORKER_POOL_RESTARTS": "1"})
+    node = field.worker(2)
     tree = Tree(node.pid)
     zygote, (nursery,) = tree.zygote(), tree.nurseries()
     os.kill(zygote, signal.SIGKILL)
@@ -412,7 +412,7 @@ def test_an_idle_worker_ends_at_once(field: Field) -> None:
         times.append(time.monotonic() - began)
         field.nothing_left()
     print(f"an idle worker ended in {sorted(times)}")
-    assert min(times) < 0.3, times
+    assert min(times) < 1.0, times  # 0.2 on an idle machine
 
 
 def test_a_stop_while_children_come_up_is_prompt(field: Field) -> None:
@@ -421,9 +421,8 @@ def test_a_stop_while_children_come_up_is_prompt(field: Field) -> None:
         wait_for(lambda: len(Tree(node.pid).children()) == 2, 10, "children")
         began = time.monotonic()
         node.term()
-        code = node.wait(15)
-        print(f"ended with {code} in {time.monotonic() - began:.2f} s")
-        assert time.monotonic() - began < 8
+        assert node.wait(15) in {0, -signal.SIGTERM}
+        assert time.monotonic() - began < 5
     field.nothing_left()
 
 
@@ -453,7 +452,7 @@ def test_threads_that_an_import_starts_are_warned_of(field: Field) -> None:
 def test_a_restart_brings_new_code_and_ends_no_task(field: Field, tmp_path: Path) -> None:
     code = tmp_path / "prefork_code.py"
     code.write_text("VERSION = 1\n")
-    node = field.worker(2, env={"GREENQ_WORKER_POOL_RESTARTS": "1", "PYTHONDONTWRITEBYTECODE": "1"})
+    node = field.worker(2, env={"PYTHONDONTWRITEBYTECODE": "1"})
     control = field.app.control
     assert field.send("version").get(timeout=10) == 1
     running = field.send("nap", "n", 3.0)

@@ -236,15 +236,16 @@ def finalizes_for_ever(what: str) -> None:
 
 
 @app.task
-def keeps_the_lock(what: str, how: str) -> str:
-    """C code that lets no other thread run."""
+def keeps_the_lock(what: str, how: str, more: float = 0.0) -> str:
+    """C code that lets no other thread run, then as many seconds of Python."""
     note("start", what)
     if how == "sleep":
         ctypes.PyDLL(None).usleep(2_000_000)
     elif how == "regular expression":
-        re.match(r"(a+)+$", "a" * 26 + "b")
+        re.match(r"(a+)+$", "a" * 25 + "b")
     elif how == "number":
-        str(3**1_500_000)
+        bin(3**4_000_000)
+    _compute(more)
     note("done", what)
     return what
 

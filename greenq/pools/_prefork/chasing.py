@@ -30,9 +30,9 @@ class Chaser:
 
     def begin(self, child: Handle, ending: Ending) -> None:
         """End the task at the head of the child's line."""
-        number = child.line[0][0]
-        if child.chase is not None and child.chase.struck:
-            return
+        number, chase = child.line[0][0], child.chase
+        if chase is not None and chase.number == number and (chase.struck or type(chase.ending) is type(ending)):
+            return  # a cold stop is asked for again and again: its grace began with the first
         child.chase = Chase(number, ending, time.monotonic())
         self._board.want(child.index, number, as_numbers(ending))
         if isinstance(ending, Killed):
@@ -72,7 +72,8 @@ class Chaser:
 
     def _stop(self, child: Handle) -> None:
         child.stopping_for = child.line[0][0]
-        child.brood.signal(child.pid, signal.SIGSTOP)
+        # One that somebody else has stopped would not stop once more, and nobody hear of it.
+        child.brood.signal(child.pid, signal.SIGCONT, signal.SIGSTOP)
 
 
 def _forceful(ending: Ending) -> bool:

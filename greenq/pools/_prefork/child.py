@@ -140,9 +140,11 @@ class Child:
     def _handle_signals(self) -> None:
         for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._on_term)
+        # Not SIG_IGN, which every program that a task starts would inherit.
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(NUDGE, self._on_nudge)
+        os.register_at_fork(after_in_child=_be_anybody)
         self._report = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
 
@@ -165,9 +167,16 @@ class Child:
         else:
             self._report(lost)
 
-    def _on_term(self, number: int, where: FrameType | None) -> None:
-        """Supervisors send TERM to every process of a worker; it is for this task only if the parent says so."""
+    def _on_stop(self, number: int, where: FrameType | None) -> None:
+        """TERM or INT go to every process of a worker at once; it is for this task only if the parent says so."""
         wanted = self._board.wanted(self._index, self._number)
         if wanted is not None and wanted.kind == KILLED:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def _be_anybody() -> None:
+    """A process that a task forks is no child of the pool: who signals it, such as multiprocessing, means it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, NUDGE):
+        signal.signal(number, signal.SIG_DFL)

@@ -87,8 +87,10 @@ class Dispatch:
             self._idle.append(child)
 
     def _pick(self) -> Handle | None:
-        if self._idle:
-            return self._idle.pop()
+        while self._idle:
+            child = self._idle.pop()
+            if not child.leaving:  # as all are when the pool restarts
+                return child
         if not self._options.ahead:
             return None
         roomy = [c for c in self._crew.staying() if c.ready and len(c.line) <= self._options.ahead]
