@@ -304,6 +304,32 @@ def processes_and_threads(job: Job) -> list[Any]:
     return [*told, *codes]
 
 
+def started_program(job: Job) -> list[int]:
+    """The signals that a program finds ignored and blocked, as masks."""
+    said = subprocess.run(["cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
+    return masks(said)
+
+
+def masks(status: str) -> list[int]:
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return [int(fields[name], 16) for name in ("SigIgn", "SigBlk")]
+
+
+def forked_process(job: Job) -> list[int]:
+    """The signals that end a process which the task has forked."""
+    ended_by = []
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        pid = os.fork()
+        if not pid:
+            try:
+                signal.pause()
+            finally:
+                os._exit(1)
+        os.kill(pid, number)
+        ended_by.append(os.WTERMSIG(os.waitpid(pid, 0)[1]))
+    return ended_by
+
+
 def parent(job: Job) -> int:
     return os.getppid()
 
@@ -319,6 +345,7 @@ BODIES: dict[str, Callable[..., Any]] = {
         die,
         echo,
         fail,
+        forked_process,
         gate,
         hog,
         hold_big,
@@ -332,6 +359,7 @@ BODIES: dict[str, Callable[..., Any]] = {
         resident,
         sleep,
         stand_by,
+        started_program,
         stubborn,
         stubborn_compute,
         stubborn_utterly,

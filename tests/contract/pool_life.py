@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import time
+from pathlib import Path
 
 from greenq.exceptions import Killed, PoolCannot, PoolClosed, PoolFull
 from greenq.model import Outcome, Request, State
 from greenq.pools.base import Capabilities
-from tests.contract.pool_bodies import ERRORS, KILL
+from tests.contract.pool_bodies import ERRORS, KILL, masks
 from tests.contract.pool_rig import SLOW, Book, Rig
 
 book = Book()
@@ -238,6 +240,17 @@ def a_task_may_use_threads_and_programs(rig: Rig) -> None:
     assert rig.states() == {State.SUCCESS: 2 * rig.size}
     for n in range(2 * rig.size):
         assert rig.value(f"task-{n}") == ["thread", 0, 7]
+
+
+@book.tells(size=3)
+def what_a_task_starts_finds_signals_as_usual(rig: Rig) -> None:
+    """A supervisor's or a library's signal to it works: it inherits nothing of how a pool treats its own."""
+    usual = masks(Path("/proc/self/status").read_text())
+    for _ in range(3):
+        found = rig.run("started_program")
+        assert [mask & ~known for mask, known in zip(found, usual, strict=True)] == [0, 0], (found, usual)
+        assert rig.run("forked_process") == [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+    rig.check_whole()
 
 
 @book.tells(needs="resize", size=6)
