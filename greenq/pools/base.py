@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from greenq.exceptions import ConfigError, Interrupt, SoftTimeLimitExceeded, WorkerLostError
-from greenq.model import Outcome, Record, Request
+from greenq.model import Outcome, Record, Request, Settle, State
 from greenq.wire.serializers import Accept
 
 Run = Callable[[Request], Outcome]
@@ -68,13 +68,19 @@ def _nothing(told: object) -> None:
     """Nobody asked."""
 
 
+def _unwritten(request: Request, error: BaseException) -> Outcome:
+    """Without a result, where nobody keeps any."""
+    return Outcome(request, State.FAILURE, Settle.DEAD, reason="worker_error")
+
+
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
     """What a worker wants of its pool. `make_pool` refuses what the pool cannot keep.
 
     The rest is for pools of processes: `begun(request)` hears that a child is on that request now; `store` gets
     records that are not outcomes; `lost(request, why)` decides what becomes of one whose child died, an outcome
-    to settle at once or the error that its epitaph is made of.
+    to settle at once or the error that its epitaph is made of; `unwritten(request, error)` makes the outcome where
+    children died over that too.
     """
 
     size: int
@@ -87,6 +93,7 @@ class PoolOptions:
     begun: Callable[[Request], object] = _nothing
     store: Callable[[Record], object] = _nothing
     lost: Lost = lambda request, why: WorkerLostError(why)
+    unwritten: Callable[[Request, BaseException], Outcome] = _unwritten
 
 
 def refuse_recycling(name: str, options: PoolOptions) -> None:

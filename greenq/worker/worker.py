@@ -21,6 +21,7 @@ from greenq.control import default_registry
 from greenq.control.listener import Listener
 from greenq.conversion import mask_url
 from greenq.exceptions import ConfigError, GreenqError
+from greenq.execution import failures
 from greenq.execution.executor import Executor
 from greenq.execution.limits import Limits
 from greenq.gates.eta import eta_gate
@@ -106,6 +107,7 @@ class Worker:
             begun=self._begun,
             store=self._store,
             lost=self._lost,
+            unwritten=self._unwritten,
         )
 
     def remember(self, source: AppSource) -> None:
@@ -277,6 +279,10 @@ class Worker:
 
     def _lost(self, request: Request, why: str) -> Outcome | BaseException:
         return self.losses.decide(request, why)
+
+    def _unwritten(self, request: Request, error: BaseException) -> Outcome:
+        """Here no user code runs that could take this process along."""
+        return failures.defect(self.executor, request, error)
 
     def _acks_late(self, request: Request) -> bool:
         late: bool = self.app.tasks[request.name].acks_late

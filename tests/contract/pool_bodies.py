@@ -319,12 +319,17 @@ def forked_process(job: Job) -> list[int]:
     """The signals that end a process which the task has forked."""
     ended_by = []
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        ready, up = os.pipe()
         pid = os.fork()
         if not pid:
             try:
+                os.write(up, b"x")
                 signal.pause()
             finally:
                 os._exit(1)
+        os.read(ready, 1)
+        os.close(ready)
+        os.close(up)
         os.kill(pid, number)
         ended_by.append(os.WTERMSIG(os.waitpid(pid, 0)[1]))
     return ended_by

@@ -2,7 +2,7 @@
 
 pytest itself stays unpatched; a green pool needs a patched process, and prefork one that had its zygote before.
 A scenario raises when the contract is broken; the process then exits 1 with the traceback. With a third argument
-the pool denies that it has this capability.
+the pool denies that it has this capability. Without a scenario it says what the pool can.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from greenq.runtime.patching import patch  # noqa: E402
 
 patch(sys.argv[1])
 
+import json  # noqa: E402
 from dataclasses import replace  # noqa: E402
 
 from tests.contract.pool_rig import Rig  # noqa: E402
 from tests.contract.pool_scenarios import REFUSALS, SCENARIOS  # noqa: E402
 
 
-def main(pool: str, name: str, denied: str = "") -> None:
+def main(pool: str, name: str = "", denied: str = "") -> None:
+    if not name:
+        Rig(pool, 1, zygote).play(lambda rig: print(json.dumps(rig.pool.can.as_dict())))
+        return
     scenario = SCENARIOS[name]
     rig = Rig(pool, scenario.size, zygote, **scenario.options)
     if denied:
-        print(f"{denied} was {getattr(rig.pool.can, denied)}", flush=True)
         rig.pool.can = replace(rig.pool.can, **{denied: False})
     if scenario.needs and not getattr(rig.pool.can, scenario.needs):
         rig.play(REFUSALS[scenario.needs])

@@ -37,7 +37,8 @@ def marked(mark: str) -> dict[int, str]:
 
 def relatives() -> dict[int, str]:
     """What belongs to this process: its descendants, zombies too, and those its descendants have lost."""
-    mine = marked(os.environ[MARK])
+    mark = os.environ.get(MARK)  # none at the prompt: descendants only
+    mine = marked(mark) if mark else {}
     children: dict[int, list[int]] = {}
     for entry in _processes():
         if (stat := _read(entry, "stat")):

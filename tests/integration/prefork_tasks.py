@@ -37,6 +37,11 @@ if os.environ.get("GREENQ_TEST_THREAD") and not PATCHED:
     threading.Thread(target=time.sleep, args=(600,), name="metrics", daemon=True).start()
 
 
+@app.hooks.child_stop
+def slow_stop() -> None:
+    time.sleep(float(os.environ.get("GREENQ_TEST_SLOW_STOP", "0")))
+
+
 @app.hooks.child_start
 def slow_start() -> None:
     time.sleep(float(os.environ.get("GREENQ_TEST_SLOW_START", "0")))
@@ -80,7 +85,7 @@ def square(number: int) -> int:
 
 def in_threads() -> object:
     found: list[int] = []
-    threads = [threading.Thread(target=lambda n=n: found.append(square(n))) for n in range(4)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda n=n: found.append(square(n))) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -240,6 +245,13 @@ def told(request: Any, error: object, traceback: str) -> None:
 
 
 @app.task
+def told_deadly(request: Any, error: object, traceback: str) -> None:
+    """An errback that takes its process along."""
+    note("start", f"errback-{request.id}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
 def told_id(task_id: str) -> None:
     """An errback in the old style."""
     note("done", f"errback-{task_id}")
@@ -253,7 +265,7 @@ def stubborn(what: str, seconds: float) -> str:
     while time.monotonic() < until:
         try:
             time.sleep(0.05)
-        except BaseException:  # noqa: BLE001, S112
+        except BaseException:
             continue
     note("done", what)
     return what

@@ -11,7 +11,7 @@ import pytest
 from greenq.pools.table import POOLS
 from tests.support.node import ROOT
 
-COUNT = 4500
+COUNT = 3300
 EXPIRING = 3000
 # A child of prefork has one task and nobody beside it; what is raised in it is the contract suite's.
 IN_THIS_PROCESS = sorted({"gevent", "eventlet", "solo"} & set(POOLS))
@@ -33,7 +33,9 @@ def test_thousands_of_limits_strike_those_that_were_meant_and_nobody_else(pool: 
     assert found["not once"] == {}
     outcomes = found["outcomes"]
     assert set(outcomes) <= {"SUCCESS", "FAILURE TimeLimitExceeded", "FAILURE SoftTimeLimitExceeded"}, outcomes
-    assert sum(found["struck"].values()) >= EXPIRING, found
+    # A soft limit that was caught stands in no outcome; one that struck outside of the task's `try` in nothing else.
+    ended = outcomes["FAILURE TimeLimitExceeded"] + outcomes.get("FAILURE SoftTimeLimitExceeded", 0)
+    assert found["struck"]["soft"] + ended >= EXPIRING, found
     assert outcomes["FAILURE TimeLimitExceeded"] >= found["struck"]["hard"] > 1000
     assert min(found["turns"].values()) > 50, "the bystanders were not busy"
     assert "Traceback" not in run.stderr, run.stderr

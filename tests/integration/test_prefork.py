@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from greenq import AsyncResult, GreenQ, TaskRevokedError, TimeLimitExceeded
+from greenq import AsyncResult, GreenQ, GreenqError, TaskRevokedError, TimeLimitExceeded
 from greenq.exceptions import WorkerLostError
 from tests.integration import prefork_tasks
 from tests.support.ledger import Ledger
@@ -47,7 +47,8 @@ class Field:
 
     def _options(self, size: int, options: tuple[str, ...], others: dict[str, Any]) -> dict[str, Any]:
         env = self._env | others.pop("env", {})
-        return {"pool": "prefork", "concurrency": size, "options": options, "ledger": self.ledger, "env": env, **others}
+        fixed = {"pool": "prefork", "concurrency": size, "options": options, "ledger": self.ledger, "env": env}
+        return {**fixed, **others}
 
     def send(self, name: str, *args: Any, **options: Any) -> AsyncResult[Any]:
         """Publish a task by its short name."""
@@ -135,7 +136,7 @@ def test_the_process_of_a_task_is_the_childs_wherever_it_is_shown(field: Field) 
     children = Tree(node.pid).children()
     assert meta["pid"] in children
     assert meta["hostname"] == node.name
-    inspect = field.app.control.inspect(timeout=3)
+    inspect = field.app.control.inspect([node.name], timeout=5)
     (active,) = inspect.active()[node.name]
     assert active["worker_pid"] == meta["pid"]
     pool = inspect.stats()[node.name]["pool"]
@@ -157,9 +158,8 @@ def test_a_child_that_dies_costs_its_task_one_more_run(any_field: Field) -> None
     assert {how: each.get(timeout=30) for how, each in sent.items()} == {how: how for how in ways}
     for each in beside:
         each.get(timeout=10)
-    assert field.ledger.check([*ways, *(f"beside{n}" for n in range(60)), *(f"later{n}" for n in range(60))]).restarted == (
-        dict.fromkeys(ways, 2)
-    )
+    names = [*ways, *(f"beside{n}" for n in range(60)), *(f"later{n}" for n in range(60))]
+    assert field.ledger.check(names).restarted == dict.fromkeys(ways, 2)
     wait_for(lambda: len(Tree(node.pid).children()) == 3, 5, "three children")
     no_defect(node)
     node.term()
@@ -186,6 +186,17 @@ def test_a_task_that_may_not_come_back_fails_with_worker_lost(any_field: Field) 
     node.term()
     assert node.wait(10) == 0
     assert not field.length() and not field.length("celery.dead")
+
+
+def test_an_errback_that_kills_each_child_leaves_a_failure_all_the_same(field: Field) -> None:
+    node = field.worker(2)
+    sent = field.send("crashes_for_good", "x", link_error=[field.app.signature(f"{MODULE}.told_deadly")])
+    with pytest.raises(GreenqError, match="SIGKILL"):
+        sent.get(timeout=15)
+    assert field.ledger.starts() == {"x": 1, f"errback-{sent.id}": 2}
+    wait_for(lambda: field.length("celery.dead") == 1, 5, "the dead queue")
+    assert field.send("add", 1, 1).get(timeout=10) == 2
+    no_defect(node)
 
 
 def test_nothing_outlives_a_worker_that_was_killed(any_field: Field) -> None:
@@ -458,20 +469,31 @@ def test_a_restart_brings_new_code_and_ends_no_task(field: Field, tmp_path: Path
     running = field.send("nap", "n", 3.0)
     field.started("n")
     code.write_text("VERSION = 20\n")
-    assert control.pool_restart(reply=True, timeout=5) == [{node.name: {"ok": "reload started"}}]
+    assert control.pool_restart(destination=[node.name], reply=True, timeout=5) == [{node.name: {"ok": "reload started"}}]
     wait_for(lambda: field.send("version").get(timeout=10) == 20, 10, "the new code")
     assert running.get(timeout=10) == "n"
     assert field.ledger.starts()["n"] == 1
     wait_for(lambda: len(Tree(node.pid).nurseries()) == 1, 5, "the end of the old nursery")
     code.write_text("VERSION = \n")
-    control.pool_restart(reply=True, timeout=5)
+    control.pool_restart(destination=[node.name], reply=True, timeout=5)
     node.wait_output("The pool goes on with the code it has")
     assert [field.send("version").get(timeout=10) for _ in range(6)] == [20] * 6
     wait_for(lambda: len(Tree(node.pid).all()) == 5, 5, lambda: f"{Tree(node.pid).all()}")
     code.write_text("VERSION = 300\n")
-    control.pool_restart(reply=True, timeout=5)
+    control.pool_restart(destination=[node.name], reply=True, timeout=5)
     wait_for(lambda: field.send("version").get(timeout=10) == 300, 10, "the new code")
     no_defect(node)
+
+
+def test_nothing_is_handed_to_children_that_a_restart_has_sent_away(field: Field) -> None:
+    """Here they take two seconds to go."""
+    node = field.worker(2, env={"GREENQ_TEST_SLOW_STOP": "2"})
+    old = Tree(node.pid).children()
+    field.app.control.pool_restart(destination=[node.name], reply=True, timeout=5)
+    node.wait_output("The pool restarts with")
+    began = time.monotonic()
+    assert not set(old) & {field.send("process").get(timeout=10) for _ in range(10)}
+    assert time.monotonic() - began < 1.5
 
 
 def test_a_nursery_that_finds_broken_code_tries_again(field: Field, tmp_path: Path) -> None:

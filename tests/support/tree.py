@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -31,6 +33,15 @@ def children_of(pid: int) -> list[int]:
 def descriptors(pid: int) -> int:
     """How many files it has open."""
     return len(os.listdir(PROC / str(pid) / "fd"))  # noqa: PTH208  (names only, many times a second)
+
+
+def open_files(pid: int) -> Counter[str]:
+    """What these are: paths, and the kinds of the others."""
+    found: Counter[str] = Counter()
+    for file in (PROC / str(pid) / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[str(file.readlink()).partition(":[")[0]] += 1
+    return found
 
 
 def resident(pid: int) -> float:

@@ -199,9 +199,9 @@ class Dispatch:
 
     def _write_epitaph(self, job: Job) -> None:
         """An outcome is made beside user code, where the task's errbacks are: by another child, before all else."""
-        if job.tries >= EPITAPH_TRIES:
+        if job.error is not None and job.tries >= EPITAPH_TRIES:
             logger.error("Two children died over the end of request %s; it goes to the dead queue.", job.request.id)
-            self._end(job.request, Outcome(job.request, State.FAILURE, Settle.DEAD, reason="worker_error"))
+            self._end(job.request, self._options.unwritten(job.request, job.error))
             return
         other = self._pick()
         if other is not None:

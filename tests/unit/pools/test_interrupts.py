@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -39,35 +38,35 @@ def interrupts(running: Request) -> Iterator[Interrupts]:
     sys.unraisablehook = hook
 
 
-@contextmanager
-def chased(interrupts: Interrupts) -> Iterator[None]:
-    """A service thread that nudges every millisecond."""
+@pytest.fixture
+def chase(interrupts: Interrupts) -> Iterator[None]:
+    """A service thread that nudges every millisecond. Started before anything may be raised in the test itself."""
     over = threading.Event()
 
-    def chase() -> None:
+    def nudge() -> None:
         while not over.wait(0.001):
             interrupts.nudge()
 
-    thread = threading.Thread(target=chase)
+    thread = threading.Thread(target=nudge)
     patience = sys.getswitchinterval()
     sys.setswitchinterval(HASTE)
     thread.start()
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(patience)
-        over.set()
-        thread.join()
+    yield
+    over.set()
+    thread.join()
+    sys.setswitchinterval(patience)
 
 
-def until_struck(interrupts: Interrupts, work: Callable[[], object], seconds: float = 20.0) -> BaseException:
+def until_struck(
+    interrupts: Interrupts, request: Request, ending: Ending, work: Callable[[], object], seconds: float = 20.0
+) -> BaseException:
     until = time.monotonic() + seconds
-    with chased(interrupts):
-        try:
-            while time.monotonic() < until:
-                work()
-        except (Interrupt, SoftTimeLimitExceeded) as ending:
-            return ending
+    try:
+        interrupts.add(request, ending)
+        while time.monotonic() < until:
+            work()
+    except (Interrupt, SoftTimeLimitExceeded) as struck:
+        return struck
     raise AssertionError(f"not struck within {seconds:g} s")
 
 
@@ -89,15 +88,24 @@ def test_two_runs_of_one_message_are_told_apart(interrupts: Interrupts, running:
     assert isinstance(interrupts.take(twin), Killed)
 
 
+@pytest.mark.usefixtures("chase")
 def test_nothing_is_raised_outside_of_user_code(interrupts: Interrupts, running: Request) -> None:
     running.state = "finishing"
-    interrupts.add(running, Killed("late"))
+    late = Killed("late")
+    interrupts.add(running, late)
+    until = time.monotonic() + 0.1
+    while time.monotonic() < until:
+        sum(range(10))
     assert interrupts.nudge() is True
-    running.state = "running"
-    assert isinstance(until_struck(interrupts, lambda: sum(range(10))), Killed)
+
+    def run_on() -> None:
+        running.state = "running"
+
+    assert until_struck(interrupts, running, late, run_on) is late
     assert interrupts.nudge() is False
 
 
+@pytest.mark.usefixtures("chase")
 @pytest.mark.parametrize("ending", [HardTimeLimit(1), SoftTimeLimitExceeded(1)], ids=["hard", "soft"])
 def test_the_log_is_never_left_locked(
     interrupts: Interrupts, running: Request, ending: Ending, monkeypatch: pytest.MonkeyPatch
@@ -110,12 +118,13 @@ def test_the_log_is_never_left_locked(
     handler.lock = lock
     monkeypatch.setattr(logger, "handlers", [handler])
     for _ in range(25):
-        interrupts.add(running, ending)
-        assert until_struck(interrupts, lambda: logger.warning("%s", "again")) is ending
+        struck = until_struck(interrupts, running, ending, lambda: logger.warning("%s", "again"))
+        assert struck is ending
         assert lock._block.acquire(blocking=False), "the lock of the log is held by nobody, for ever"
         lock._block.release()
 
 
+@pytest.mark.usefixtures("chase")
 def test_an_ending_that_struck_in_a_finalizer_is_raised_once_more(interrupts: Interrupts, running: Request) -> None:
     def compute() -> None:
         until = time.monotonic() + 0.002
@@ -131,8 +140,8 @@ def test_an_ending_that_struck_in_a_finalizer_is_raised_once_more(interrupts: In
         compute()
 
     for _ in range(20):
-        interrupts.add(running, ending := HardTimeLimit(1))
-        assert until_struck(interrupts, work) is ending
+        ending = HardTimeLimit(1)
+        assert until_struck(interrupts, running, ending, work) is ending
 
 
 def test_what_else_cannot_be_raised_is_reported_as_before(
