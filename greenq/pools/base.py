@@ -68,7 +68,7 @@ def _nothing(told: object) -> None:
     """Nobody asked."""
 
 
-def _unwritten(request: Request, error: BaseException) -> Outcome:
+def _unwritten(request: Request, error: BaseException) -> Outcome:  # noqa: ARG001  (what the callable is given)
     """Without a result, where nobody keeps any."""
     return Outcome(request, State.FAILURE, Settle.DEAD, reason="worker_error")
 

@@ -81,7 +81,7 @@ def refreshed(worker: Worker, modules: Sequence[str] | None, *, reload: bool) ->
     names = list(modules) if modules is not None else _homes(worker) if reload else []
     imported = {name: sys.modules[name] for name in names if name in sys.modules}
     contents = {name: dict(vars(module)) for name, module in imported.items()}
-    tasks, source = dict(app.tasks), worker.recipe_arguments["source"]
+    tasks, source = dict(app.tasks), worker.children.source
     try:
         for name in names:
             _import(name, imported.get(name), reload=reload)
@@ -92,7 +92,7 @@ def refreshed(worker: Worker, modules: Sequence[str] | None, *, reload: bool) ->
                 _replace(vars(imported[name]), contents[name])
             else:
                 sys.modules.pop(name, None)
-        worker.remember(source)
+        worker.children.remember(source)
         raise ConfigError(f"{error}; nothing has been restarted") from error
     else:
         return dict(app.tasks)
@@ -112,10 +112,10 @@ def _import(name: str, module: ModuleType | None, *, reload: bool) -> None:
 
 def _take_tasks(worker: Worker, added: list[str]) -> None:
     """A module that makes the app has made another one when it was reloaded: its tasks are the ones of now."""
-    app, source = worker.app, worker.recipe_arguments["source"]
+    app, source = worker.app, worker.children.source
     if source is None:
         return
-    worker.remember(dataclasses.replace(source, include=(*source.include, *added)))
+    worker.children.remember(dataclasses.replace(source, include=(*source.include, *added)))
     fresh = find_app(source.spec, cwd=Path.cwd(), environ=os.environ)
     if fresh is not app:
         app.tasks.update(fresh.finalize().tasks)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
 import threading
 import time
-from typing import Any
 
 from greenq import naming
 from greenq._speedups import RevokedSet
 from greenq.app.base import GreenQ
 from greenq.app.hooks import ChildInfo, WorkerInfo
-from greenq.app.loader import AppSource
 from greenq.broker.opening import open_consumer
 from greenq.control import default_registry
 from greenq.control.listener import Listener
 from greenq.conversion import mask_url
 from greenq.exceptions import ConfigError, GreenqError
-from greenq.execution import failures
 from greenq.execution.executor import Executor
 from greenq.execution.limits import Limits
 from greenq.gates.eta import eta_gate
@@ -29,17 +25,17 @@ from greenq.gates.expiry import expiry_gate
 from greenq.gates.rate import RateGate
 from greenq.gates.revoked import RevokedGate
 from greenq.log import configure
-from greenq.model import Outcome, Record, Request, Settle
+from greenq.model import Outcome, Request, Settle
 from greenq.pools import table
-from greenq.pools.base import Pool, PoolOptions, Recipe
+from greenq.pools.base import Pool
 from greenq.rates import parse_rate
 from greenq.runtime.base import Runtime
 from greenq.runtime.timers import Timers
 from greenq.wire.serializers import Accept
-from greenq.worker import child
 from greenq.worker.accounts import Accounts
 from greenq.worker.autoscale import autoscaler_class
 from greenq.worker.banner import banner
+from greenq.worker.children import Children
 from greenq.worker.choices import PROCESSES, most_by_command, multiplier_of, pool_options, size_of
 from greenq.worker.intake import Intake
 from greenq.worker.ledger import Ledger
@@ -78,41 +74,17 @@ class Worker:
 
     def _make_pool(self) -> None:
         options, conf = self.options, self.app.conf
-        # Of the recipe by which child processes load the app. `pool_restart` adds modules to the source.
-        self.recipe_arguments: dict[str, Any] = {"source": options.source}
         pools = table.load(options.pool)
         self.size = size_of(options, conf)
         wanted = pool_options(options, conf, self.size.first)
+        self.children = Children(self)
         if options.pool in PROCESSES:
-            wanted = self._with_children(wanted)
+            wanted = self.children.complete(wanted)
         self.runtime: Runtime = pools.make_runtime()
         self.runtime.attach()
         self.pool: Pool = pools.make_pool(wanted, self.runtime)
         self.timers = Timers(self.runtime)
         self.ledger = Ledger()
-
-    def _with_children(self, wanted: PoolOptions) -> PoolOptions:
-        """What a pool of child processes has to know of this worker."""
-        options = self.options
-        self.recipe_arguments = {
-            "source": options.source,
-            "hostname": self.hostname,
-            "loglevel": options.loglevel,
-            "logfile": options.logfile,
-            "keep_results": self.app.results.name != "disabled",
-        }
-        return dataclasses.replace(
-            wanted,
-            recipe=Recipe(child.RECIPE, self.recipe_arguments),
-            begun=self._begun,
-            store=self._store,
-            lost=self._lost,
-            unwritten=self._unwritten,
-        )
-
-    def remember(self, source: AppSource) -> None:
-        """Have child processes load the app so from the next restart of the pool on."""
-        self.recipe_arguments["source"] = source
 
     def _make_broker_side(self) -> None:
         app = self.app
@@ -269,20 +241,6 @@ class Worker:
         self.accounts.ended(request, outcome)
         self.lineup.ended(request)
         self.intake.room()
-
-    def _begun(self, request: Request) -> None:
-        """A child is on it: this process keeps its clocks."""
-        self.limits.begin(self.app.tasks[request.name], request)
-
-    def _store(self, record: Record) -> None:
-        self.outbox.put(record)
-
-    def _lost(self, request: Request, why: str) -> Outcome | BaseException:
-        return self.losses.decide(request, why)
-
-    def _unwritten(self, request: Request, error: BaseException) -> Outcome:
-        """Here no user code runs that could take this process along."""
-        return failures.defect(self.executor, request, error)
 
     def _acks_late(self, request: Request) -> bool:
         late: bool = self.app.tasks[request.name].acks_late

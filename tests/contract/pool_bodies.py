@@ -92,6 +92,8 @@ class Side:
 
     def epitaph(self, request: Request, error: BaseException) -> Outcome:
         """See ChildSide. The state is the error's name, unless the message goes back."""
+        if request.name == die_again.__name__:
+            os._exit(4)
         if isinstance(error, ColdStop):
             return Outcome(request, State.CANCELLED, Settle.REQUEUE)
         return Outcome(request, type(error).__name__, result_text=repr(error))
@@ -278,6 +280,11 @@ def die(job: Job, how: str) -> None:
     time.sleep(60)
 
 
+def die_again(job: Job) -> None:
+    """Ends the process, and so does making the outcome of that."""
+    os._exit(3)
+
+
 def hog(job: Job, megabytes: int) -> int:
     """Touch that much memory and give it back."""
     return len(b"x" * (megabytes << 20))
@@ -348,6 +355,7 @@ BODIES: dict[str, Callable[..., Any]] = {
         count_big,
         deaf,
         die,
+        die_again,
         echo,
         fail,
         forked_process,

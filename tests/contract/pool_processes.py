@@ -82,6 +82,21 @@ def the_loss_can_be_settled_as_the_worker_decides(rig: Rig) -> None:
 
 
 @book.tells(needs="survives_crash", size=3)
+def a_loss_over_whose_outcome_children_die_is_ended_all_the_same(rig: Rig) -> None:
+    beside = rig.wait_begun(rig.put("gate", "over"))
+    rig.feed(*(rig.request("die_again", task_id=f"dies-{n}") for n in range(5)))
+    rig.feed(*(rig.request("nothing", task_id=f"lives-{n}") for n in range(20)))
+    rig.wait_count(25)
+    for n in range(5):
+        outcome = rig.outcomes[f"dies-{n}"]
+        assert (outcome.state, outcome.how) == (State.FAILURE, Settle.DEAD)
+    assert rig.states() == {State.FAILURE: 5, State.SUCCESS: 20}
+    rig.open("over")
+    rig.wait_done(beside.id)
+    rig.check_whole()
+
+
+@book.tells(needs="survives_crash", size=3)
 def children_killed_while_idle_are_replaced(rig: Rig) -> None:
     requests = rig.fill_slots("gate")
     old = {rig.started()[request.id] for request in requests}
