@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from bench.macro.prefork_pool import measure_apart
 from bench.measure import Run, Servers, drain_redis
 from bench.plan import Plan, alternate, each
 from bench.report import Row
@@ -70,6 +71,15 @@ def prefork(servers: Servers, plan: Plan) -> Iterator[Row]:
         )
 
 
+def prefork_pool(_servers: Servers, plan: Plan) -> Iterator[Row]:
+    """The prefork pool alone, without a broker: its share of what the parent spends."""
+    for form, ahead in (("-O fair", 0), ("-O default", 49)):
+        found = [measure_apart(_CHILDREN, ahead) for _ in range(plan.runs)]
+        name = f"prefork pool alone, -c {_CHILDREN} {form}"
+        yield Row(f"{name}, parent", "CPU us/task", [cpu for cpu, _ in found])
+        yield Row(name, "tasks/s", [rate for _, rate in found])
+
+
 def eventlet(servers: Servers, plan: Plan) -> Iterator[Row]:
     """No-ops on Redis, greenq on eventlet beside greenq on gevent."""
     yield from _beside(
@@ -115,6 +125,7 @@ def _beside(
 
 POOL_ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {
     "prefork": prefork,
+    "prefork-pool": prefork_pool,
     "eventlet": eventlet,
     "limits": limits,
 }

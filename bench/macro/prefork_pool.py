@@ -1,6 +1,6 @@
 """What the prefork pool alone costs its own process, without a broker: CPU a task, and tasks a second.
 
-`python -m bench.macro.prefork_pool`, half a minute. Requests are decoded beforehand and children answer at once.
+`python -m bench.macro.prefork_pool`, a few seconds. Requests are decoded beforehand and children answer at once.
 Each round is short and the best of many counts: neighbours on a small machine can only make one dearer. Two
 children on two cores beside the parent: at one task in hand each, its share is mostly waking a child that sleeps.
 """
@@ -26,6 +26,7 @@ import time  # noqa: E402
 from collections import deque  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from datetime import datetime, timezone  # noqa: E402
+from pathlib import Path  # noqa: E402
 from uuid import uuid4  # noqa: E402
 
 from greenq._speedups import Request, decode_envelope  # noqa: E402
@@ -35,8 +36,9 @@ from greenq.pools.base import PoolOptions, Recipe  # noqa: E402
 from greenq.wire.messages import build_task_message, to_envelope  # noqa: E402
 from greenq.wire.serializers import Accept  # noqa: E402
 
-TASKS = 2_000  # a round
-ROUNDS = 15
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = 400  # a round
+ROUNDS = 100
 CHILDREN = (1, 2)
 AHEAD = (0, 3, 49)
 
@@ -116,6 +118,14 @@ def _requests(count: int) -> list[Request]:
     return [decode_envelope(raw, "celery", "t") for _ in range(count)]
 
 
+def measure_apart(children: int, ahead: int) -> tuple[float, float]:
+    """`measure` in a process of its own."""
+    argv = [sys.executable, "-m", "bench.macro.prefork_pool", str(children), str(ahead)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    cpu, rate = json.loads(done.stdout)
+    return cpu, rate
+
+
 def main() -> None:
     """Measure what the arguments say, or each combination in a process of its own."""
     if sys.argv[1:]:
@@ -124,8 +134,7 @@ def main() -> None:
     print("children  ahead   parent CPU us/task   tasks/s")
     for children in CHILDREN:
         for ahead in AHEAD:
-            argv = [sys.executable, "-m", "bench.macro.prefork_pool", str(children), str(ahead)]
-            cpu, rate = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+            cpu, rate = measure_apart(children, ahead)
             print(f"{children:8} {ahead:6} {cpu:20.1f} {rate:9,.0f}", flush=True)
 
 

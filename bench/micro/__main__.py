@@ -1,59 +1,36 @@
 """Print one line a function: microseconds here, microseconds there, and how many times faster.
 
-`python -m bench.micro` takes a quarter of a minute. Both sides alternate, and each keeps its best of seven:
-the neighbours on a small machine can only make a loop slower.
+`python -m bench.micro` takes half a minute. Both sides alternate, and each keeps its best of seven: the neighbours
+on a small machine can only make a loop slower.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
-import time
+import os
 from base64 import b64decode
-from collections import OrderedDict
-from collections.abc import Callable
 from datetime import datetime, timezone
-from itertools import count, cycle
 from typing import Any
 from uuid import uuid4
 
-from celery.utils.collections import LimitedSet
 from kombu.transport.virtual import Message
 from kombu.utils.json import dumps as kombu_dumps
 from kombu.utils.json import loads as kombu_loads
-from kombu.utils.limits import TokenBucket as KombuBucket
 
-from greenq._speedups import RevokedSet, TimerHeap, TokenBucket, decode_envelope, plain_json
+from bench.micro.clock import alone, compare
+from bench.micro.structures import buckets, heaps, revoked
+from greenq._speedups import decode_envelope, plain_json
+from greenq.model import Outcome, State
+from greenq.pools._prefork.board import Board, make_file
+from greenq.pools._prefork.frames import READ_BYTES, FrameReader, Kind, frame
 from greenq.wire.body import decode_body
 from greenq.wire.messages import build_task_message, to_envelope
+from greenq.wire.passing import pack_outcome, pack_request, unpack_outcome, unpack_request
 from greenq.wire.results import decode_meta, encode_success
 from greenq.wire.serializers import Accept
 from tests.unit.speedups import oracle
 
-ROUNDS = 7
-SECONDS = 0.05  # a round, about
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=timezone.utc)
-
-
-def compare(name: str, here: Callable[[], object], there: Callable[[], object], against: str) -> None:
-    """Time both and print the line."""
-    best = {here: float("inf"), there: float("inf")}
-    loops = {side: _loops(side) for side in best}
-    for _ in range(ROUNDS):
-        for side, turns in loops.items():
-            began = time.perf_counter()
-            for _ in range(turns):
-                side()
-            best[side] = min(best[side], (time.perf_counter() - began) / turns * 1e6)
-    print(f"{name:34} {best[here]:8.2f} us  {best[there]:8.2f} us  {best[there] / best[here]:5.1f}x  {against}")
-
-
-def _loops(side: Callable[[], object]) -> int:
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < SECONDS:
-        side()
-        done += 1
-    return max(done, 10)
 
 
 def message(task_id: str) -> Any:
@@ -122,58 +99,38 @@ class _Channel:
         return b64decode(body)
 
 
-def structures() -> None:
-    """What the gates ask of each task."""
-    clock = count()
-    bucket, theirs = TokenBucket(1e9, 10), KombuBucket(1e9, 10)
-    compare("TokenBucket.can_consume", lambda: bucket.can_consume(next(clock)), theirs.can_consume, "kombu")
-
-    ids = [str(uuid4()) for _ in range(50_000)]
-    revoked, limited, ordered = (
-        RevokedSet(),
-        LimitedSet(maxlen=50_000, expires=10_800),
-        OrderedDict[str, float](),
-    )
-    revoked.update(ids, 1.0)
-    for task_id in ids:
-        limited.add(task_id)
-        ordered[task_id] = 1.0
-    turn, missing = cycle(ids), cycle([str(uuid4()) for _ in range(1000)])
-    empty = RevokedSet()
-    compare(
-        "RevokedSet, hit",
-        lambda: revoked.contains(next(turn), 2.0),
-        lambda: next(turn) in limited,
-        "LimitedSet",
-    )
-    compare(
-        "RevokedSet, miss",
-        lambda: revoked.contains(next(missing), 2.0),
-        lambda: next(missing) in ordered,
-        "dict",
-    )
-    compare("RevokedSet, empty", lambda: empty.contains("x", 2.0), lambda: next(missing) in ordered, "dict")
-    compare(
-        "RevokedSet.add when full",
-        lambda: revoked.add(str(uuid4()), 3.0),
-        lambda: limited.add(str(uuid4())),
-        "LimitedSet, uuid4 included",
-    )
-    print(f"RevokedSet: {revoked.__sizeof__() / 50_000:.1f} bytes an id at 50,000")
-
-    heap, plain = TimerHeap(), list[tuple[float, int, None]]()
-    moment = count()
-
-    def add_and_cancel() -> None:
-        heap.add(next(moment) + 1e9, None).cancel()
-
-    def push_and_pop() -> None:
-        heapq.heappush(plain, (next(moment) + 1e9, 0, None))
-        heapq.heappop(plain)
-
-    compare("TimerHeap add + cancel", add_and_cancel, push_and_pop, "heapq push + pop, one entry")
+def pipes() -> None:
+    """What crosses between a prefork worker and a child, per task. Absolute: there is nothing to set beside it."""
+    task_id = str(uuid4())
+    raw = to_envelope(message(task_id), task_id)
+    request, accept = decode_envelope(raw, "celery", "t"), Accept.of(["json"])
+    outcome = Outcome(request, State.SUCCESS)
+    packed, answer = pack_request(request), pack_outcome(outcome)
+    done = frame(Kind.DONE, 7, answer)
+    reader = FrameReader()
+    print("prefork, parent")
+    alone("pack_request + frame", lambda: frame(Kind.RUN, 7, pack_request(request)))
+    alone("FrameReader, one DONE", lambda: reader.feed(done))
+    alone("FrameReader, of 25 at once, each", lambda: reader.feed(done * 25), 25)
+    alone("unpack_outcome", lambda: unpack_outcome(answer, request))
+    print("prefork, child")
+    alone("unpack_request", lambda: unpack_request(packed, accept))
+    alone("pack_outcome + frame", lambda: frame(Kind.DONE, 7, pack_outcome(outcome)))
+    file = make_file()
+    board = Board(file)
+    alone("Board.start", lambda: board.start(3, 7))
+    alone("Board.wanted, nothing", lambda: board.wanted(3, 7))
+    board.close()
+    os.close(file)
+    one, other = os.pipe()
+    alone("os.write + os.read of a DONE", lambda: (os.write(other, done), os.read(one, READ_BYTES)))
+    os.close(one)
+    os.close(other)
 
 
 if __name__ == "__main__":
     messages()
-    structures()
+    buckets()
+    revoked()
+    heaps()
+    pipes()

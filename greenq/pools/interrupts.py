@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
+from opcode import opmap
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ TAKING = frozenset({"acquire", "release", "__enter__", "__exit__", "handle", "_a
 LONG = frozenset({"emit", "wait"})
 LOCKS = frozenset({"threading", "logging", "contextlib", "gevent", "eventlet", "importlib", "greenq"})
 # Whatever of these is interrupted is about to wait, or has done so, and would leave its timer behind.
+PATIENCE = 0.25  # seconds for which a better place than a loop's end is waited for
 WHOLE = ("importlib.", "eventlet.", "greenq.runtime.")
 
 
@@ -42,7 +45,7 @@ class Interrupts:
         """`running` names the request whose user code the main thread is in right now, if any."""
         self._running = running
         # By the request itself and not by its id: a message that came twice may run twice at a time.
-        self._pending: dict[Request, Ending] = {}
+        self._pending: dict[Request, tuple[Ending, float]] = {}  # the ending, and since when (monotonic)
         self._main = 0
         self._report: Callable[[UnraisableHookArgs], object]
 
@@ -55,14 +58,16 @@ class Interrupts:
 
     def add(self, request: Request, ending: Ending) -> None:
         """Have `ending` raised in that request's task. It replaces an earlier one, but a soft limit never does."""
+        pending = (ending, time.monotonic())
         if isinstance(ending, Interrupt):
-            self._pending[request] = ending
+            self._pending[request] = pending
         else:
-            self._pending.setdefault(request, ending)
+            self._pending.setdefault(request, pending)
 
     def take(self, request: Request) -> Ending | None:
         """The ending meant for exactly this run of the request, removed; None if there is none."""
-        return self._pending.pop(request, None)
+        found = self._pending.pop(request, None)
+        return found[0] if found is not None else None
 
     def forget(self, request: Request) -> None:
         """The request ended by itself."""
@@ -84,9 +89,14 @@ class Interrupts:
         request = self._running()
         if request is None or not self._pending or request.state != "running":
             return
-        ending = self._pending.get(request)
-        if ending is not None and frame is not None and not untouched(frame, ending):
-            raise self._pending.pop(request)
+        found = self._pending.get(request)
+        if found is None or frame is None:
+            return
+        ending, since = found
+        if untouched(frame, ending) or (at_a_loops_end(frame) and time.monotonic() - since < PATIENCE):
+            return
+        del self._pending[request]
+        raise ending
 
     def _on_unraisable(self, lost: UnraisableHookArgs) -> None:
         """An ending that struck in a finalizer got no further: have it raised once more."""
@@ -113,6 +123,15 @@ def untouched(where: FrameType, ending: Ending) -> bool:
         elif name in TAKING:
             return True
     return False
+
+
+def at_a_loops_end(frame: FrameType) -> bool:
+    """Is this the jump back to a loop's beginning?
+
+    Since Python 3.12 the one of `while condition:` stands outside of a `try` around the loop: what is raised there
+    passes by its `except` and its `finally`.
+    """
+    return sys.version_info >= (3, 12) and frame.f_code.co_code[frame.f_lasti] == opmap["JUMP_BACKWARD"]
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:

@@ -125,6 +125,35 @@ def test_the_log_is_never_left_locked(
 
 
 @pytest.mark.usefixtures("chase")
+def test_a_loop_is_struck_where_the_try_around_it_sees_it(interrupts: Interrupts, running: Request) -> None:
+    def loop() -> bool:
+        until = time.monotonic() + 20
+        try:
+            interrupts.add(running, HardTimeLimit(1))
+            while time.monotonic() < until:
+                pass
+        except HardTimeLimit:
+            return True
+        return False
+
+    for _ in range(50):
+        assert loop()
+
+
+@pytest.mark.usefixtures("chase")
+def test_a_loop_without_a_better_place_is_struck_at_its_end(interrupts: Interrupts, running: Request) -> None:
+    def loop() -> None:
+        number = 0
+        while number >= 0:
+            number += 1
+
+    began = time.monotonic()
+    ending = SoftTimeLimitExceeded(1)
+    assert until_struck(interrupts, running, ending, loop) is ending
+    assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.usefixtures("chase")
 def test_an_ending_that_struck_in_a_finalizer_is_raised_once_more(interrupts: Interrupts, running: Request) -> None:
     def compute() -> None:
         until = time.monotonic() + 0.002
