@@ -8,7 +8,7 @@ from collections.abc import Callable
 LOOK_AHEAD_SECONDS = 0.05  # of work at the measured rate: covers the round trips to the broker
 MEASURED_OVER = 0.05  # seconds; tasks end in bursts, and a shorter look sees only the burst or the gap
 WEIGHT = 0.3  # of the newest measurement
-LARGEST_QUARTER = 25
+LARGEST_WAIT = 25
 
 
 class Credit:
@@ -39,4 +39,4 @@ class Credit:
     @staticmethod
     def worth_asking(wanted: int, look_ahead: int) -> bool:
         """Is it time to ask? One message a round trip would cost a round trip a message."""
-        return wanted >= max(1, min(LARGEST_QUARTER, look_ahead // 4))
+        return wanted >= max(1, min(LARGEST_WAIT, look_ahead // 2))

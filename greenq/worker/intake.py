@@ -78,7 +78,9 @@ class Intake:
 
     def room(self) -> None:
         """A slot is free, or there are more: ask for more, if the fiber waits for that."""
-        if self._starved:
+        # Woken for each slot, the fiber would mostly find too little room to ask. Where it is a thread it looks
+        # itself, since the credit is its own.
+        if self._starved and (not self._runtime.green or self._wanted()):
             self._starved = False
             self._consumer.interrupt()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BATCH = 500
+FULL = 100  # settlements; more gain nothing by gathering
+GATHER = 0.001  # seconds between two writes, unless there is enough for one
 ENOUGH = 10_000  # settlements waiting; the intake stops fetching above it
 
 Entry = Outcome | tuple[Request | Rejected, Settlement] | Request | Record
@@ -53,6 +56,7 @@ class Outbox:
         self._bell = runtime.event()
         self._waiting = False
         self._writing = 0
+        self._written = 0.0  # monotonic
         self._stopping = False
         self._ended = runtime.event()
         self._trouble = Trouble(logger, "settling")
@@ -92,11 +96,19 @@ class Outbox:
                     self._bell.wait()
                 self._waiting = False
                 continue
+            self._let_gather()
             batch = [line.popleft() for _ in range(min(len(line), BATCH))]
             self._writing = len(batch)
             self._write(batch)
             self._writing = 0
+            self._written = time.monotonic()
         self._ended.set()
+
+    def _let_gather(self) -> None:
+        """Write at once after a pause; after a write let more come, as a round trip costs more than a task."""
+        left = GATHER - (time.monotonic() - self._written)
+        if left > 0 and len(self._line) < FULL and not self._stopping:
+            self._runtime.sleep(left)
 
     def _write(self, batch: list[Entry]) -> None:
         """Publish, store, settle; each step until it went well, so that a later one never overtakes it."""

@@ -58,7 +58,14 @@ class Drive:
         self.code = driver.returncode
 
 
-CAN: dict[str, dict[str, bool]] = {pool: json.loads(Drive(pool).output.splitlines()[-1]) for pool in sorted(POOLS)}
+def _can(pool: str) -> dict[str, bool]:
+    drive = Drive(pool)
+    assert drive.code == 0, drive.output
+    can: dict[str, bool] = json.loads(drive.output.splitlines()[-1])
+    return can
+
+
+CAN = {pool: _can(pool) for pool in sorted(POOLS)}
 KEPT = [
     pytest.param(pool, name, id=f"{pool}-{name}")
     for pool, can in CAN.items()

@@ -33,6 +33,11 @@ held: list[bytearray] = []
 PATCHED = socket.socket.__module__ != "socket"  # in the worker's own process, and in no child
 if os.environ.get("GREENQ_TEST_CHILDREN_FAIL") and not PATCHED:
     raise RuntimeError("no such library in a child")
+if os.environ.get("GREENQ_TEST_SIGNALS"):  # as a library does that was made for a program of its own
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda number, frame: sys.exit(1))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
 if os.environ.get("GREENQ_TEST_THREAD") and not PATCHED:
     threading.Thread(target=time.sleep, args=(600,), name="metrics", daemon=True).start()
 

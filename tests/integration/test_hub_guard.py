@@ -44,7 +44,7 @@ def test_among_many_tasks_the_one_in_the_way_is_named_and_counted(redis_stage: S
     assert hub(redis_stage, node)["stalled_for"] > 0.5
     node.wait_output(r"The main hub turns again")
     stack = node.output().split("Nothing else ran")[1]
-    assert "in compute" in stack and "sum(range(100))" in stack
+    assert re.search(r"in compute\n +(sum\(range\(100\)\)|while time\.monotonic)", stack), stack
     assert "greenq/execution" not in stack.split("turns again")[0]
     after = hub(redis_stage, node)
     assert after["stalls"] == 1 and after["stalled_for"] == 0.0 and 2.0 < after["longest"] < 4.0

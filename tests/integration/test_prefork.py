@@ -381,7 +381,27 @@ def test_a_supervisor_may_signal_every_process(any_field: Field) -> None:
     _stop_warmly(any_field, node, Tree(node.pid).all(), 1.0)
 
 
-def _stop_warmly(field: Field, node: Node, whom: list[int], seconds: float) -> None:
+def test_modules_that_take_signals_do_not_have_them(field: Field) -> None:
+    node = field.worker(2, env={"GREENQ_TEST_SIGNALS": "1"})
+    assert field.send("crashes_once", "once", "kill").get(timeout=10) == "once"
+    _stop_warmly(field, node, Tree(node.pid).all(), 1.0, crashed=True)
+
+
+def test_a_cold_stop_of_every_process_gives_back_what_runs(field: Field) -> None:
+    """KillSignal=SIGQUIT."""
+    node = field.worker(2)
+    sent = [field.send("nap", "n", 60.0), field.send("stubborn", "s", 60.0)]
+    field.started("n", "s")
+    for pid in Tree(node.pid).all()[::-1]:
+        os.kill(pid, signal.SIGQUIT)
+    assert node.wait(5) == 0
+    wait_for(lambda: field.length() == 2, 5, lambda: f"two messages, not {field.length()}")
+    assert not errors(node)
+    assert {each.state for each in sent} == {"PENDING"}
+    field.nothing_left()
+
+
+def _stop_warmly(field: Field, node: Node, whom: list[int], seconds: float, *, crashed: bool = False) -> None:
     running = [field.send("nap", f"n{n}", seconds) for n in range(2)]
     field.started("n0", "n1")
     waiting = [field.send("nap", f"w{n}", 0.01) for n in range(5)]
@@ -391,9 +411,9 @@ def _stop_warmly(field: Field, node: Node, whom: list[int], seconds: float) -> N
     assert node.wait(10) == 0
     assert time.monotonic() - began < seconds + 1.5
     assert [each.get(timeout=1) for each in running] == ["n0", "n1"]
-    assert field.ledger.starts() == {"n0": 1, "n1": 1}
+    assert field.ledger.starts() == {"n0": 1, "n1": 1} | ({"once": 2} if crashed else {})
     assert field.length() == len(waiting)
-    assert not errors(node)
+    assert len(errors(node)) == crashed
     field.nothing_left()
 
 

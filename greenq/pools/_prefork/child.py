@@ -17,7 +17,7 @@ from greenq.model import Outcome, Record, Request
 from greenq.pools._prefork.board import Board
 from greenq.pools._prefork.endings import KILLED, as_ending
 from greenq.pools._prefork.frames import READ_BYTES, Frame, FrameReader, Kind, frame
-from greenq.pools._prefork.kernel import be_called
+from greenq.pools._prefork.kernel import STOPPING, be_called
 from greenq.pools.base import ChildSide
 from greenq.pools.guarding import run_guarded
 from greenq.pools.interrupts import NUDGE, untouched
@@ -87,7 +87,7 @@ class Child:
             if not data:
                 raise ParentGone
             for received in reader.feed(data):
-                if received.kind == Kind.LEAVE:
+                if received[0] == Kind.LEAVE:
                     return
                 leaving = self._one(received)
                 if leaving:
@@ -95,26 +95,27 @@ class Child:
 
     def _one(self, received: Frame) -> bool:
         """Run one request; True if it was this child's last."""
-        self._number = received.number
-        self._board.start(self._index, received.number)
-        outcome = self._outcome(received)
+        kind, number, payload = received
+        self._number = number
+        self._board.start(self._index, number)
+        outcome = self._outcome(kind, number, payload)
         self._request = None
         try:
             packed = pack_outcome(outcome)
         except Exception as error:  # noqa: BLE001  (whatever pickle runs into)
             # Headers of a follow-up that cannot travel: the task's own doing, and its failure.
             packed = pack_outcome(self._side.epitaph(outcome.request, error))
-        answer = frame(Kind.DONE, received.number, packed)
+        answer = frame(Kind.DONE, number, packed)
         self._tasks += 1
         leaving = self._has_done_its_share()
         self._send(frame(Kind.LEAVING) + answer if leaving else answer)
         return leaving
 
-    def _outcome(self, received: Frame) -> Outcome:
-        if received.kind == Kind.EPITAPH:
-            return self._side.epitaph(*unpack_epitaph(received.payload, self._side.accept))
-        self._request = request = unpack_request(received.payload, self._side.accept)
-        wanted = self._board.wanted(self._index, received.number)
+    def _outcome(self, kind: int, number: int, payload: bytes) -> Outcome:
+        if kind == Kind.EPITAPH:
+            return self._side.epitaph(*unpack_epitaph(payload, self._side.accept))
+        self._request = request = unpack_request(payload, self._side.accept)
+        wanted = self._board.wanted(self._index, number)
         if wanted is not None:
             return self._side.epitaph(request, as_ending(wanted))
         return run_guarded(self._side.run, request)
@@ -138,11 +139,10 @@ class Child:
             raise ParentGone from None
 
     def _handle_signals(self) -> None:
-        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
-        # Not SIG_IGN, which every program that a task starts would inherit.
-        signal.signal(signal.SIGINT, self._on_stop)
-        signal.signal(signal.SIGTERM, self._on_stop)
+        for number in STOPPING:
+            signal.signal(number, self._on_stop)  # not SIG_IGN, which every program that a task starts would inherit
         signal.signal(NUDGE, self._on_nudge)
         os.register_at_fork(after_in_child=_be_anybody)
         self._report = sys.unraisablehook
@@ -168,7 +168,7 @@ class Child:
             self._report(lost)
 
     def _on_stop(self, number: int, where: FrameType | None) -> None:
-        """TERM or INT go to every process of a worker at once; it is for this task only if the parent says so."""
+        """These go to every process of a worker at once; one is for this task only if the parent says so."""
         wanted = self._board.wanted(self._index, self._number)
         if wanted is not None and wanted.kind == KILLED:
             signal.signal(number, signal.SIG_DFL)
@@ -177,6 +177,5 @@ class Child:
 
 def _be_anybody() -> None:
     """A process that a task forks is no child of the pool: who signals it, such as multiprocessing, means it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, NUDGE):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (*STOPPING, NUDGE):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -166,15 +166,18 @@ class Crew:
     def ready(self, child: Handle) -> None:
         """A child is fit."""
         child.ready = self._was_up = True
+
+    def proved(self) -> None:
+        """A child has ended a task: whatever made others die before is over."""
         self._failures = 0
 
     def _ended(self, child: Handle, code: int) -> None:
         del self.children[child.pid]
         self._died(child, code)
-        child.leaving = True
+        dismissed, child.leaving = child.leaving, True
         child.close()
         heapq.heappush(self._free, child.index)
-        if not child.ready:
+        if not child.ready or (not child.handed and not dismissed):
             self._failed(f"child {child.index} did not come up: {child.unfit or how_it_ended(code)}")
         self._forget_empty(child.brood)
         self.fill()

@@ -71,6 +71,7 @@ class Dispatch:
         expected, job = child.line.popleft()
         assert expected == number, f"child {child.index} ended {number} instead of {expected}"
         child.chase = None
+        self._crew.proved()
         outcome = unpack_outcome(payload, job.request)
         if child.line:
             self._begin(child)

@@ -1,4 +1,4 @@
-"""What is asked of the kernel for a process: to die with its parent, and a name for top and ps."""
+"""What is asked of the kernel for a process: to die with its parent, a name for top and ps, and the signals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)  # sent to every process of a worker at once, or to one
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of prctl(2)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from greenq.exceptions import GreenqError
 from greenq.pools._prefork.board import Board
-from greenq.pools._prefork.kernel import be_called, die_with
+from greenq.pools._prefork.kernel import STOPPING, be_called, die_with
 from greenq.pools.base import ChildSide
 
 MOST_BYTES = 128 * 1024
@@ -55,8 +55,7 @@ class Nursery:
     def serve(self) -> int:
         """Until the worker has gone."""
         be_called("greenq-nursery")
-        signal.signal(signal.SIGCHLD, _noted)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._handle_signals()
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         poller.register(self._wake_read, select.POLLIN)
@@ -67,6 +66,12 @@ class Nursery:
                 elif not self._obey():
                     self._end_orphans()
                     return 0
+
+    def _handle_signals(self) -> None:
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, _noted)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def _obey(self) -> bool:
         try:
@@ -97,6 +102,8 @@ class Nursery:
         else:
             # Threads do not live on in a fork; who started them at import wants to know.
             threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+            # A module may have taken them; a TERM for every process would end this one, and all children with it.
+            self._handle_signals()
             gc.collect()
             gc.freeze()  # what is loaded stays shared with the children: the collector would touch every page
             self._say(LOADED, threads)

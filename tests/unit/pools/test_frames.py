@@ -18,8 +18,7 @@ from greenq.pools._prefork.frames import HEAD, Frame, FrameReader, Kind, frame
 
 NUMBERS = st.integers(0, 2**64 - 1)
 FRAMES = st.lists(
-    st.builds(
-        Frame,
+    st.tuples(
         st.sampled_from([int(kind) for kind in Kind]),
         NUMBERS,
         st.one_of(st.just(b""), st.binary(max_size=40), st.integers(0, 5000).map(bytes)),
@@ -47,9 +46,9 @@ def test_frames_come_out_as_they_went_in_wherever_the_stream_is_cut(frames: list
 @given(FRAMES)
 def test_a_stream_may_come_byte_by_byte(frames: list[Frame]) -> None:
     reader = FrameReader()
-    data = bytes_of([each._replace(payload=each.payload[:100]) for each in frames])
-    found = [each for n in range(len(data)) for each in reader.feed(data[n : n + 1])]
-    assert found == [each._replace(payload=each.payload[:100]) for each in frames]
+    short = [(kind, number, payload[:100]) for kind, number, payload in frames]
+    data = bytes_of(short)
+    assert [each for n in range(len(data)) for each in reader.feed(data[n : n + 1])] == short
 
 
 @given(FRAMES, st.lists(st.integers(0, 10**6), max_size=10), st.integers(1, HEAD.size + 100))
