@@ -102,7 +102,7 @@ class GreenPool:
 
     def pid(self, request: Request) -> int | None:
         """See Pool. Every slot lives in this process."""
-        return os.getpid() if request.started else None
+        return os.getpid() if request.state == "running" else None
 
     def restart(self, renewed: Callable[[], object] = lambda: None) -> None:
         """See Pool."""

@@ -115,7 +115,9 @@ class PreforkPool:
             raise PoolCannot(f"the prefork pool has at most {MOST_SLOTS} children, not {size}")
         self.size = max(1, size)
         staying = self._crew.staying()
-        staying.sort(key=lambda child: len(child.line))
+        # Idle ones first, and of these the youngest: going up and down, the pool would else dismiss every child that
+        # has just become ready.
+        staying.sort(key=lambda child: (len(child.line), child.ready, -child.born))
         for child in staying[: max(0, len(staying) - self.size)]:
             self._dispatch.dismiss(child)
         self._crew.fill(self.size)

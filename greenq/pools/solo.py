@@ -65,10 +65,11 @@ class SoloPool:
     def kill(self, request: Request, ending: Ending) -> None:
         """See Pool."""
         self._interrupts.add(request, ending)
-        if request.state == "finishing":  # it may have ended before it could see this one
-            self._interrupts.forget(request)
-        elif self._current is request:
+        about_to_start = self._busy and self._current is None
+        if self._current is request and request.state != "finishing":
             self._interrupts.nudge()
+        elif request.state == "finishing" or not about_to_start:
+            self._interrupts.forget(request)  # it does not run (any more), and would be struck when it comes again
 
     def nudge(self) -> bool:
         """See Pool."""
@@ -81,7 +82,7 @@ class SoloPool:
 
     def pid(self, request: Request) -> int | None:
         """See Pool."""
-        return os.getpid() if request.started else None
+        return os.getpid() if request.state == "running" else None
 
     def restart(self, renewed: Callable[[], object] = lambda: None) -> None:
         """See Pool."""

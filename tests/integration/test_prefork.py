@@ -492,7 +492,8 @@ def test_a_restart_brings_new_code_and_ends_no_task(field: Field, tmp_path: Path
     running = field.send("nap", "n", 3.0)
     field.started("n")
     code.write_text("VERSION = 20\n")
-    assert control.pool_restart(destination=[node.name], reply=True, timeout=5) == [{node.name: {"ok": "reload started"}}]
+    replies = control.pool_restart(destination=[node.name], reply=True, timeout=5)
+    assert replies == [{node.name: {"ok": "reload started"}}]
     wait_for(lambda: field.send("version").get(timeout=10) == 20, 10, "the new code")
     assert running.get(timeout=10) == "n"
     assert field.ledger.starts()["n"] == 1

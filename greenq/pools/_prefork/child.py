@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from greenq.pools._prefork.frames import READ_BYTES, Frame, FrameReader, Kind, f
 from greenq.pools._prefork.kernel import STOPPING, be_called
 from greenq.pools.base import ChildSide
 from greenq.pools.guarding import run_guarded
-from greenq.pools.interrupts import NUDGE, untouched
+from greenq.pools.interrupts import NUDGE, PATIENCE, at_a_loops_end, untouched
 from greenq.wire.passing import pack_outcome, pack_record, unpack_epitaph, unpack_request
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Child:
         self._number = 0
         self._request: Request | None = None
         self._report: Callable[[UnraisableHookArgs], object] = sys.__unraisablehook__
+        self._asked = (0, 0, 0.0)  # the task and the kind of ending that is wanted, and since when (monotonic)
         self._told = (0, 0)  # the task and the kind of ending that was raised in it: once is enough
 
     def serve(self) -> int:
@@ -155,10 +157,14 @@ class Child:
         wanted = self._board.wanted(self._index, self._number)
         if wanted is None or wanted.kind == KILLED or self._told == (self._number, wanted.kind):
             return
-        ending = as_ending(wanted)
-        if where is not None and not untouched(where, ending):  # else the parent sends the signal again
-            self._told = (self._number, wanted.kind)
-            raise ending
+        ending, now = as_ending(wanted), time.monotonic()
+        if self._asked[:2] != (self._number, wanted.kind):
+            self._asked = (self._number, wanted.kind, now)
+        # Where it may not be raised the parent sends the signal again.
+        if where is None or untouched(where, ending) or (at_a_loops_end(where) and now - self._asked[2] < PATIENCE):
+            return
+        self._told = (self._number, wanted.kind)
+        raise ending
 
     def _on_unraisable(self, lost: UnraisableHookArgs) -> None:
         """An ending that struck in a finalizer got no further: have it raised once more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import os
@@ -251,8 +252,9 @@ class Crew:
         os.close(self.board_file)
         os.close(self._zygote.fd)
         until = time.monotonic() + 1.0
-        while os.waitpid(self._zygote.pid, os.WNOHANG) == (0, 0) and time.monotonic() < until:
-            self._runtime.sleep(0.002)
+        with contextlib.suppress(ChildProcessError):  # where a module has SIGCHLD ignored, the kernel reaps
+            while os.waitpid(self._zygote.pid, os.WNOHANG) == (0, 0) and time.monotonic() < until:
+                self._runtime.sleep(0.002)
 
     def check_started(self) -> None:
         """Raise ConfigError if the first nursery has failed, HookFailed if the first child has."""

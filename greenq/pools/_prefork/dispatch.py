@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from greenq.exceptions import ColdStop, Killed
+from greenq.exceptions import ColdStop, Interrupt, Killed
 from greenq.model import Outcome, Request, Settle, State
 from greenq.pools._prefork.chasing import Chaser
 from greenq.pools._prefork.crew import Crew, how_it_ended
@@ -124,11 +124,13 @@ class Dispatch:
         for child in self._crew.children.values():
             for position, (number, job) in enumerate(child.line):
                 if job.request is request and job.error is None:
-                    if position:
-                        self._condemned[number] = ending
-                    else:
+                    if not position:
                         self._chaser.begin(child, ending)
+                    elif isinstance(ending, Interrupt):
+                        self._condemned[number] = ending
                     return
+        if not isinstance(ending, Interrupt):
+            return  # a soft limit is for what runs
         for job in self._line:
             if job.request is request and job.error is None:
                 self._line.remove(job)
