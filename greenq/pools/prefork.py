@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from greenq.runtime.gevent import GeventRuntime
 logger = logging.getLogger(__name__)
 
 MOST_SLOTS = MOST_CHILDREN // 2  # while children are replaced there are up to twice as many
+FILES = 64  # open in the worker besides the children's pipes: connections, logs, the app's own
 DISMISSAL_SECONDS = 3.0  # for children to end, their stop hooks included
 
 
@@ -113,6 +115,10 @@ class PreforkPool:
         """See Pool. A child too many leaves after its task."""
         if size > MOST_SLOTS:
             raise PoolCannot(f"the prefork pool has at most {MOST_SLOTS} children, not {size}")
+        try:
+            _make_room(size)
+        except ConfigError as error:
+            raise PoolCannot(str(error)) from error
         self.size = max(1, size)
         staying = self._crew.staying()
         # Idle ones first, and of these the youngest: going up and down, the pool would else dismiss every child that
@@ -239,4 +245,23 @@ def make_pool(options: PoolOptions, runtime: GeventRuntime) -> PreforkPool:
         raise ConfigError("prefork needs to know how its children load the app: start the worker with -A")
     if options.size > MOST_SLOTS:
         raise ConfigError(f"the prefork pool has at most {MOST_SLOTS} children, not {options.size}")
+    _make_room(options.size)
     return PreforkPool(options, runtime)
+
+
+def _make_room(size: int) -> None:
+    """Raise this process's own limit on open files as far as the children's pipes need.
+
+    Raises:
+        ConfigError: the system allows fewer.
+    """
+    needed = 2 * size + FILES  # twice, for while all are replaced
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{size} child processes need {needed} open files, and the limit is {hard}: raise it (ulimit -n, or "
+            "LimitNOFILE= of systemd), or use a smaller -c"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

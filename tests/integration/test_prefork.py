@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -546,3 +548,19 @@ def test_a_signal_for_one_child_from_somebody_else_is_its_own_affair(field: Fiel
     assert sent.get(timeout=10) == "n"
     assert field.ledger.starts() == {"n": 1}
     assert not errors(node)
+
+
+def test_children_that_find_no_room_for_their_pipes_are_refused(redis_url: str, tmp_path: Path) -> None:
+    """Forty children and what else is open need more than 60 files: said at the start, not by an abort later."""
+    argv = [sys.executable, "-m", "greenq", "-A", "tests.integration.prefork_tasks", "-b", redis_url]
+    environ = {**os.environ, "LEDGER": str(tmp_path / "ledger")}
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -n 60; exec "$@"', "bash", *argv, "worker", "-P", "prefork", "-c", "40"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environ,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "40 child processes need 144 open files, and the limit is 60" in done.stderr
