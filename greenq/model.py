@@ -58,7 +58,7 @@ class Settlement(NamedTuple):
     queue: str
     how: Settle
     due: float = 0.0  # unix seconds; DELAY only
-    reason: str = ""  # DEAD only
+    reason: str = ""  # why it is DEAD; with DELAY: why it was cut short, which makes it a redelivery
 
 
 class Rejected(NamedTuple):

@@ -220,15 +220,15 @@ def crash(how: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@app.task
-def crashes_once(what: str, how: str) -> str:
+@app.task(bind=True)
+def crashes_once(self: Any, what: str, how: str) -> tuple[str, bool]:
     assert ledger is not None
     first = not ledger.starts()[what]
     note("start", what)
     if first:
         crash(how)
     note("done", what)
-    return what
+    return what, self.request.delivery_info["redelivered"]
 
 
 @app.task(reject_on_worker_lost=False)

@@ -157,7 +157,7 @@ def test_a_child_that_dies_costs_its_task_one_more_run(any_field: Field) -> None
     ways = ("kill", "exit", "segfault", "abort", "descriptors")
     sent = {how: field.send("crashes_once", how, how) for how in ways}
     beside += [field.send("nap", f"later{n}", 0.02) for n in range(60)]
-    assert {how: each.get(timeout=30) for how, each in sent.items()} == {how: how for how in ways}
+    assert {how: each.get(timeout=30) for how, each in sent.items()} == {how: [how, True] for how in ways}
     for each in beside:
         each.get(timeout=10)
     names = [*ways, *(f"beside{n}" for n in range(60)), *(f"later{n}" for n in range(60))]
@@ -245,7 +245,7 @@ def test_without_its_zygote_a_worker_works_until_it_needs_it(field: Field) -> No
     zygote, (nursery,) = tree.zygote(), tree.nurseries()
     os.kill(zygote, signal.SIGKILL)
     wait_for(lambda: not alive(zygote), 5, "the end of the zygote")
-    assert field.send("crashes_once", "once", "kill").get(timeout=15) == "once", "children still come"
+    assert field.send("crashes_once", "once", "kill").get(timeout=15) == ["once", True], "children still come"
     sent = field.send("nap", "n", 1.0)
     field.started("n")
     os.kill(nursery, signal.SIGKILL)
@@ -385,7 +385,7 @@ def test_a_supervisor_may_signal_every_process(any_field: Field) -> None:
 
 def test_modules_that_take_signals_do_not_have_them(field: Field) -> None:
     node = field.worker(2, env={"GREENQ_TEST_SIGNALS": "1"})
-    assert field.send("crashes_once", "once", "kill").get(timeout=10) == "once"
+    assert field.send("crashes_once", "once", "kill").get(timeout=10) == ["once", True]
     _stop_warmly(field, node, Tree(node.pid).all(), 1.0, crashed=True)
 
 

@@ -269,6 +269,8 @@ class RedisStore:
         key = self.keys.ready(queue, priority_of(raw))
         if other.how is Settle.REQUEUE:
             return ["requeue", tag, key, mark_redelivered(raw), ""]
+        if other.reason:  # it had begun; one that only waits for its time has not
+            raw = mark_redelivered(raw)
         name, place = tag.encode(), key.encode()
         return ["delay", tag, key, b"%d %d %b%b%b" % (len(name), len(place), name, place, raw), other.due]
 

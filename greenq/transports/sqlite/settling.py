@@ -13,7 +13,9 @@ DEAD_KEPT = 10_000  # the newest of a dead queue
 _MINE = "id = ? AND claim = ? AND owner = ?"
 _ACK = f"DELETE FROM message WHERE {_MINE}"
 _REQUEUE = f"UPDATE message SET owner = NULL, redelivered = 1 WHERE {_MINE} RETURNING queue"
-_DELAY = f"UPDATE message SET owner = NULL, due = ? WHERE {_MINE} RETURNING queue"
+_DELAY = (
+    f"UPDATE message SET owner = NULL, due = ?, redelivered = max(redelivered, ?) WHERE {_MINE} RETURNING queue"
+)
 _BURY = (
     "INSERT INTO message (queue, priority, redelivered, reason, body) "
     f"SELECT queue || '.dead', 0, 0, ?, body FROM message WHERE {_MINE} RETURNING queue"
@@ -40,7 +42,8 @@ def settle(run: sqlite3.Connection, owner: str, settlement: Settlement) -> list[
     if settlement.how is Settle.REQUEUE:
         rows = run.execute(_REQUEUE, mine).fetchall()
     elif settlement.how is Settle.DELAY:
-        rows = run.execute(_DELAY, (settlement.due, *mine)).fetchall()
+        # With a reason it had begun; without one it only waits for its time.
+        rows = run.execute(_DELAY, (settlement.due, bool(settlement.reason), *mine)).fetchall()
     elif settlement.how is Settle.DEAD:
         rows = run.execute(_BURY, (settlement.reason, *mine)).fetchall()
         run.execute(_ACK, mine)
