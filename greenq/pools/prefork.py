@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from greenq.exceptions import ConfigError, PoolCannot, PoolClosed, PoolFull
+from greenq.exceptions import ConfigError, GreenqError, PoolCannot, PoolClosed, PoolFull
 from greenq.model import Outcome, Request
 from greenq.pools._prefork.board import MOST_CHILDREN
 from greenq.pools._prefork.brood import Brood, check_zygote
@@ -69,7 +69,11 @@ class PreforkPool:
         self._crew.fill(self.size)
         while not self._up.wait(0.05) and not self._crew.error:
             self.nudge()
-        self._crew.check_started()
+        try:
+            self._crew.check_started()
+        except GreenqError:
+            self._dismiss()  # other children may be in their start hooks still
+            raise
 
     def serve(self) -> None:
         """See Pool."""

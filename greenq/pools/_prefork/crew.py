@@ -62,6 +62,7 @@ class Crew:
         self._births: dict[int, Brood] = {}  # index -> where it was asked for
         self._free = list(range(1, boards.MOST_CHILDREN))  # a heap: the lowest index is taken first
         self._was_up = False  # a child has been ready; before that, whoever starts the pool is told of a failure
+        self._closed = False
         self._given_up = False  # the zygote is gone, and the worker ends
         self._failures = 0
         self._not_before = 0.0
@@ -242,7 +243,10 @@ class Crew:
         brood.close()
 
     def close(self) -> None:
-        """Let go of all processes; what still runs is killed by its nursery."""
+        """Let go of all processes; what still runs is killed by its nursery. Twice is legal."""
+        if self._closed:
+            return
+        self._closed = True
         for brood in list(self._watches):
             self._close(brood)
         for child in self.children.values():
