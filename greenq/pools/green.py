@@ -24,11 +24,12 @@ FAIR_SECONDS = 0.001  # back-to-back tasks let the hub turn this often
 class Slot:
     """Room for one task: a greenlet that is reused, since a fresh one costs twenty times a task's hand-over."""
 
-    __slots__ = ("greenlet", "request")
+    __slots__ = ("coming", "greenlet", "request")
 
     def __init__(self) -> None:
         self.greenlet: Any = None
         self.request: Request | None = None
+        self.coming = False  # free or woken, and has not looked for a request yet
 
 
 class GreenPool:
@@ -48,7 +49,7 @@ class GreenPool:
         self._handed: deque[Request] = deque()  # accepted, not yet picked up by a slot
         self._busy = 0  # accepted and not done
         self._untold = 0  # free again, but `done` has not returned: it may wait, to write a log line
-        self._about_to_look = 0  # slots between two tasks: they take from the hand-over without a wake
+        self._coming = 0  # slots that will look without a wake: never fewer than were handed over
         self._closed = False
         self._empty = runtime.event()
         self._stopped = runtime.event()
@@ -79,12 +80,8 @@ class GreenPool:
             raise PoolFull(f"all {self.size} slots are busy")
         self._busy += 1
         self._handed.append(request)
-        if self._about_to_look:
-            self._about_to_look -= 1
-        elif self._idle:
-            self._runtime.wake(self._idle.pop().greenlet)
-        else:
-            self._add_slot()
+        if len(self._handed) > self._coming:
+            self._summon()
 
     def free(self) -> int:
         """See Pool."""
@@ -111,8 +108,8 @@ class GreenPool:
     def resize(self, size: int) -> None:
         """See Pool. Surplus slots end as they become idle."""
         self.size = max(1, size)
-        while self._idle and len(self._slots) > self.size:
-            self._runtime.wake(self._idle.pop().greenlet)
+        for _ in range(min(len(self._idle), len(self._slots) - self.size)):
+            self._summon()
 
     def drain(self, timeout: float | None) -> bool:
         """See Pool."""
@@ -139,11 +136,25 @@ class GreenPool:
             "capabilities": self.can.as_dict(),
         }
 
-    def _add_slot(self) -> None:
-        slot = Slot()
-        slot.greenlet = self._runtime.greenlet(self._live, slot)
-        self._slots[slot.greenlet] = slot
+    def _summon(self) -> None:
+        """Have one more slot come and look."""
+        if self._idle:
+            slot = self._idle.pop()
+        else:
+            slot = Slot()
+            slot.greenlet = self._runtime.greenlet(self._live, slot)
+            self._slots[slot.greenlet] = slot
+        self._comes(slot)
         self._runtime.wake(slot.greenlet)
+
+    def _comes(self, slot: Slot) -> None:
+        slot.coming = True
+        self._coming += 1
+
+    def _came(self, slot: Slot) -> None:
+        if slot.coming:
+            slot.coming = False
+            self._coming -= 1
 
     def _live(self, slot: Slot) -> None:
         """A slot is struck between two tasks by what an earlier one left behind, a timeout or a kill: replace it."""
@@ -153,8 +164,9 @@ class GreenPool:
             self._slots.pop(slot.greenlet, None)
             if slot in self._idle:
                 self._idle.remove(slot)
-            if self._handed and not self._about_to_look:
-                self._add_slot()
+            self._came(slot)
+            if len(self._handed) > self._coming:
+                self._summon()
             logger.warning("A %s left behind by an earlier task struck an idle slot.", type(stray).__name__)
 
     def _work(self, slot: Slot) -> None:
@@ -163,6 +175,7 @@ class GreenPool:
         turns = self._runtime.turns
         turn, began = turns(), time.perf_counter()
         while True:
+            self._came(slot)
             if handed:
                 self._one(slot, handed.popleft())
                 if turns() != turn:
@@ -176,7 +189,8 @@ class GreenPool:
                 return
             else:
                 self._idle.append(slot)
-                self._runtime.park()
+                while not slot.coming:  # what an earlier task left behind may switch here too
+                    self._runtime.park()
                 turn, began = turns(), time.perf_counter()
 
     def _one(self, slot: Slot, request: Request) -> None:
@@ -186,11 +200,8 @@ class GreenPool:
         self._interrupts.forget(request)
         self._busy -= 1
         self._untold += 1
-        self._about_to_look += 1
-        before = self._about_to_look
+        self._comes(slot)
         tell_done(self._done, request, outcome)
-        if self._about_to_look >= before:
-            self._about_to_look -= 1
         self._untold -= 1
         if not self._busy and not self._untold:
             self._empty.set()

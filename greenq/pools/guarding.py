@@ -24,8 +24,11 @@ def run_guarded(run: Run, request: Request) -> Outcome:
 
 
 def tell_done(done: Done, request: Request, outcome: Outcome) -> None:
-    """Say that a request ended."""
+    """Say that a request ended.
+
+    Where `done` waits, for the log, what an earlier task left behind may strike: a timeout, a kill.
+    """
     try:
         done(request, outcome)
-    except Exception:
+    except BaseException:
         logger.exception("Settling request %s failed inside the worker.", request.id)

@@ -61,10 +61,13 @@ class Accounts:
             self._outbox.put(Record(error.task_id, State.FAILURE, payload, error.reply_to, expires))
 
     def ended(self, request: Request, outcome: Outcome) -> None:
-        """Hand the outcome over and say it."""
+        """Hand the outcome over."""
         if outcome.state == State.CANCELLED and request.acked:
             self._lost(request, outcome)
         self._outbox.put(outcome)
+
+    def say(self, request: Request, outcome: Outcome) -> None:
+        """Log how the request ended; may wait for the log."""
         if self._talks or outcome.state not in _QUIET:
             self._say(request, outcome)
 

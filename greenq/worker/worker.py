@@ -241,6 +241,8 @@ class Worker:
         self.accounts.ended(request, outcome)
         self.lineup.ended(request)
         self.intake.room()
+        # Last, since it may wait, and what waits may be struck by what the task left behind.
+        self.accounts.say(request, outcome)
 
     def _acks_late(self, request: Request) -> bool:
         late: bool = self.app.tasks[request.name].acks_late

@@ -129,10 +129,29 @@ def drain_waits_until_everything_was_told(rig: Rig) -> None:
     assert sorted(told) == sorted(request.id for request in requests)
 
 
+@book.tells(size=4)
+def whoever_waits_in_done_comes_back_in_any_order(rig: Rig) -> None:
+    """As for the lock of the log: the slots come back first in, first out; last in, first out; all at once."""
+    for pauses in ((0.02, 0.04, 0.06, 0.08), (0.08, 0.06, 0.04, 0.02), (0.05, 0.05, 0.05, 0.05)):
+        left = list(pauses)
+        rig.told = lambda task_id, left=left: left and rig.runtime.sleep(left.pop())
+        gate = f"together-{pauses}"
+        together = rig.fill_slots(gate)
+        rig.open(gate)
+        rig.wait_done(*(request.id for request in together))
+        for _ in range(3):
+            rig.run("nothing")
+        rig.check_whole()
+
+
 @book.tells()
 def what_fails_while_it_is_told_harms_nobody(rig: Rig) -> None:
+    """What a task left behind, a timeout or a kill, may strike there too."""
+    kinds = [ValueError, GeneratorExit, KeyboardInterrupt]
+
     def fail(task_id: str) -> None:
-        raise ValueError(task_id)
+        kinds.append(kinds.pop(0))
+        raise kinds[0](task_id)
 
     rig.told = fail
     rig.feed(*(rig.request("nothing") for _ in range(50)))
