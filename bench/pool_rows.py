@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from bench.macro.bare_pipes import measure_apart as measure_bare
 from bench.macro.prefork_pool import measure_apart
 from bench.measure import Run, Servers, drain_redis
 from bench.plan import Plan, alternate, each
@@ -59,7 +60,6 @@ def prefork(servers: Servers, plan: Plan) -> Iterator[Row]:
             each(theirs, "parent_us"),
             other,
             more_is_better=False,
-            at_most=10,
         )
         yield Row(
             f"{name} {form}, children",
@@ -72,11 +72,13 @@ def prefork(servers: Servers, plan: Plan) -> Iterator[Row]:
 
 
 def prefork_pool(_servers: Servers, plan: Plan) -> Iterator[Row]:
-    """The prefork pool alone, without a broker: its share of what the parent spends."""
+    """The prefork pool alone, without a broker: its share of what the parent spends (decision 0012)."""
     for form, ahead in (("-O fair", 0), ("-O default", 49)):
         found = [measure_apart(_CHILDREN, ahead) for _ in range(plan.runs)]
+        bare = [measure_bare(_CHILDREN, 1 + ahead) for _ in range(plan.runs)]
         name = f"prefork pool alone, -c {_CHILDREN} {form}"
-        yield Row(f"{name}, parent", "CPU us/task", [cpu for cpu, _ in found])
+        cpu = [cpu for cpu, _ in found]
+        yield Row(f"{name}, parent", "CPU us/task", cpu, bare, "bare pipes", more_is_better=False, at_most=10)
         yield Row(name, "tasks/s", [rate for _, rate in found])
 
 

@@ -270,7 +270,8 @@ _WORKER = (
         "worker_prefetch_multiplier",
         "int",
         4,
-        "Tasks reserved a slot, the running one included; 0: no limit.",
+        "Tasks reserved a slot, the running one included; 0: no limit. Redis and SQLite, unless it is set: as much "
+        "as lasts 50 ms, and what then waits for a second goes back.",
     ),
     _S("worker_proc_alive_timeout", "seconds", 4.0, "prefork: seconds a child may take to be ready."),
     _moot("worker_redirect_stdouts", "bool", True, _ROOT_LOGGER),

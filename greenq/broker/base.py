@@ -19,6 +19,7 @@ class Consumer(Protocol):
     epoch: int  # counts connections: a delivery of an earlier one has gone back to the broker
     prefetch: int  # how many deliveries may be unsettled here
     delays: bool  # True where Settle.DELAY works; else a held request stays here, unsettled
+    by_number: bool  # takes what it asks for, so that what goes back is anybody's; else `prefetch` are pushed here
 
     def start(self) -> None:
         """Connect, declare, and be ready to fetch. Called again after a loss."""

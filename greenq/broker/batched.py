@@ -28,6 +28,7 @@ class BatchedConsumer:
     """
 
     delays = True
+    by_number = True
     epoch = 0  # a claim outlives the connection it was made on
 
     def __init__(

@@ -40,6 +40,7 @@ class PushedConsumer:
     """
 
     delays = False  # a request held for its ETA stays unsettled here; see raise_prefetch
+    by_number = False
 
     def __init__(self, url: str, conf: Settings, queues: Sequence[str], prefetch: int, runtime: Runtime) -> None:
         self._url = url

@@ -175,8 +175,11 @@ class PreforkPool:
         }
 
     def _heard(self, child: Handle) -> None:
+        """On the hub: the crier takes it in at once, unless it waits somewhere."""
         self._said.append(child)
-        self._wake_crier()
+        if not self._crying:
+            self._crying = True
+            self._crier.switch()
 
     def _called(self, brood: Brood) -> None:
         self._tell_crier(partial(self._listen, brood))

@@ -86,6 +86,11 @@ def multiplier_of(options: WorkerOptions, conf: Settings) -> int:
     return max(0, chosen)
 
 
+def multiplier_is_chosen(options: WorkerOptions, conf: Settings) -> bool:
+    """Did the user say so, rather than leave it to the default?"""
+    return bool(options.prefetch_multiplier) or conf.source("worker_prefetch_multiplier") != "default"
+
+
 def pool_options(options: WorkerOptions, conf: Settings, size: int) -> PoolOptions:
     """What the pool is asked for, but for what only the worker can give it.
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 LOOK_AHEAD_SECONDS = 0.05  # of work at the measured rate: covers the round trips to the broker
 MEASURED_OVER = 0.05  # seconds; tasks end in bursts, and a shorter look sees only the burst or the gap
-WEIGHT = 0.3  # of the newest measurement
+KEPT = 0.7  # of the rate so far, after that time
 LARGEST_WAIT = 25
+MOST_AHEAD = 10_000  # messages, where nothing else is a bound
 
 
 class Credit:
@@ -32,7 +33,8 @@ class Credit:
         passed = now - self._at
         if passed >= MEASURED_OVER:
             finished = self._finished()
-            self._rate += WEIGHT * ((finished - self._count) / passed - self._rate)
+            newest = (finished - self._count) / passed
+            self._rate = newest + KEPT ** (passed / MEASURED_OVER) * (self._rate - newest)
             self._at, self._count = now, finished
         return min(self._most(), int(self._rate * LOOK_AHEAD_SECONDS))
 

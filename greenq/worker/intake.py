@@ -24,6 +24,7 @@ from greenq.worker.trouble import Trouble
 logger = logging.getLogger(__name__)
 
 WAIT = 1.0  # seconds a fetch waits for the first message
+PATIENCE = 1.0  # seconds that a message waits here behind tasks which turned out long
 
 
 class Intake:
@@ -53,7 +54,7 @@ class Intake:
         self._reject = reject
         self._known = known
         self._sizing = sizing
-        self._credit = Credit(lambda: ledger.finished, self._most_ahead)
+        self._credit = Credit(lambda: ledger.finished, sizing.most_ahead)
         self._trouble = Trouble(logger, "broker")
         self._starved = False  # waits for a slot rather than for a message
         self._stopping = False
@@ -118,6 +119,7 @@ class Intake:
         while not self._stopping:
             # The flag first: a slot that frees between the look and the wait must end the wait.
             self._starved = True
+            self._return_surplus()
             wanted = self._wanted()
             self._starved = not wanted
             try:
@@ -133,10 +135,16 @@ class Intake:
                 self._let_in(batch)
                 self._sizing.look()
 
-    def _most_ahead(self) -> int:
-        """The look-ahead that prefetch allows, however the pool's size has changed; 0 there is no limit."""
-        prefetch = self._consumer.prefetch
-        return max(0, prefetch - self._pool.size) if prefetch else ENOUGH
+    def _return_surplus(self) -> None:
+        """Short tasks had more wait here than long ones should: what has waited goes back, for whoever is free."""
+        if not self._consumer.by_number or not self._ledger.ready:
+            return
+        keep = self._credit.look_ahead() + self._sizing.appetite()
+        surplus = self._lineup.surplus(keep, time.monotonic() - PATIENCE)
+        for request in surplus:
+            self._outbox.put((request, Settlement(request.tag, request.queue, Settle.REQUEUE)))
+        if surplus:
+            logger.info("%d messages that waited behind long tasks went back to the broker.", len(surplus))
 
     def _wanted(self) -> int:
         """How many to ask for now; 0 while there is no room, or too little to be worth a round trip."""

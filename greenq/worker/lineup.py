@@ -192,6 +192,17 @@ class Lineup:
                 return True
             return False
 
+    def surplus(self, keep: int, before: float) -> list[Request]:
+        """Take out those that wait for a slot behind `keep` others, the last first, if they came before that time.
+
+        `before` is in monotonic seconds. The last goes first since each goes to the head of its queue.
+        """
+        with self._lock:
+            ready, taken = self._ledger.ready, []
+            while len(ready) > keep and ready[-1].received < before:
+                taken.append(ready.pop())
+            return taken
+
     def close(self) -> list[Request]:
         """Start nothing more; returns all that waits, taken out of the ledger."""
         with self._lock:

@@ -11,6 +11,7 @@ from greenq.exceptions import BadArgument, PoolCannot
 from greenq.pools.base import Pool
 from greenq.runtime.timers import Timers
 from greenq.worker.autoscale import EVERY, Autoscaler
+from greenq.worker.credit import MOST_AHEAD
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +30,21 @@ class Sizing:
         resized: Callable[[], object],
         *,
         multiplier: int,
+        chosen: bool,
         most: int,
         autoscaler: Autoscaler | None,
     ) -> None:
-        """`resized` fills new slots and wakes the intake; `most` bounds what a command may ask for."""
+        """`resized` fills new slots and wakes the intake; `most` bounds what a command may ask for.
+
+        `chosen` says that the multiplier is the user's own and not the default.
+        """
         self.autoscaler = autoscaler
         self._pool = pool
         self._consumer = consumer
         self._timers = timers
         self._resized = resized
         self._multiplier = multiplier
+        self._chosen = chosen
         self._most = most
         self._failure = ""  # of the user's rule, as last said
         self._size_said = pool.size
@@ -78,6 +84,16 @@ class Sizing:
         if size != before:
             self._size_said = size
             logger.info("Autoscale: %d slots, after %d.", size, before, extra={"event": "pool.scaled"})
+
+    def most_ahead(self) -> int:
+        """Messages that may wait here beyond the slots, however short the tasks are.
+
+        What is pushed here blocks others, so there the multiplier is a bound even if nobody chose it.
+        """
+        prefetch = self._consumer.prefetch
+        if not prefetch or (self._consumer.by_number and not self._chosen):
+            return MOST_AHEAD
+        return max(0, prefetch - self._pool.size)
 
     def appetite(self) -> int:
         """Messages to ask for beyond the free slots, so that an autoscaler sees what waits."""

@@ -36,7 +36,14 @@ from greenq.worker.accounts import Accounts
 from greenq.worker.autoscale import autoscaler_class
 from greenq.worker.banner import banner
 from greenq.worker.children import Children
-from greenq.worker.choices import PROCESSES, most_by_command, multiplier_of, pool_options, size_of
+from greenq.worker.choices import (
+    PROCESSES,
+    most_by_command,
+    multiplier_is_chosen,
+    multiplier_of,
+    pool_options,
+    size_of,
+)
 from greenq.worker.intake import Intake
 from greenq.worker.ledger import Ledger
 from greenq.worker.lineup import Lineup
@@ -148,6 +155,7 @@ class Worker:
             self.timers,
             self._resized,
             multiplier=multiplier_of(self.options, conf),
+            chosen=multiplier_is_chosen(self.options, conf),
             most=max(size.most, most_by_command(self.options.pool)),
             autoscaler=autoscaler,
         )

@@ -134,7 +134,12 @@ def whoever_waits_in_done_comes_back_in_any_order(rig: Rig) -> None:
     """As for the lock of the log: the slots come back first in, first out; last in, first out; all at once."""
     for pauses in ((0.02, 0.04, 0.06, 0.08), (0.08, 0.06, 0.04, 0.02), (0.05, 0.05, 0.05, 0.05)):
         left = list(pauses)
-        rig.told = lambda task_id, left=left: left and rig.runtime.sleep(left.pop())
+
+        def wait(task_id: str, left: list[float] = left) -> None:
+            if left:
+                rig.runtime.sleep(left.pop())
+
+        rig.told = wait
         gate = f"together-{pauses}"
         together = rig.fill_slots(gate)
         rig.open(gate)

@@ -97,8 +97,8 @@ ROWS = (
         do.reserved,
         "no no yes no",
         "gevent, eventlet: one message waits, blocking the consumer",
-        "only where tasks are short, for 50 ms of work and at most `worker_prefetch_multiplier` a slot; behind long "
-        "tasks messages stay in the broker, for whoever is free",
+        "only where tasks are short, for 50 ms of work, and at most a `worker_prefetch_multiplier` that was chosen; "
+        "behind long tasks messages stay in the broker, or go back there, for whoever is free",
     ),
     Row("warm shutdown", do.warm_shutdown, "yes yes yes yes", "gevent: up to 2 s late"),
     Row("remote `shutdown`", do.remote_shutdown, "yes yes yes yes", "solo: after its task"),
