@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -102,6 +103,9 @@ class GeventRuntime:
         self._main = _get_ident()
         self._bell = self._hub.loop.async_()
         self._bell.start(self._run_soon)
+        # gevent 26.9 asks to hear of children only once it watches one, after the fork: a first child that has
+        # ended by then is never heard of, and who waits for it waits for ever.
+        os.register_at_fork(before=self._hub.loop.install_sigchld)
 
     def _run_soon(self) -> None:
         while self._soon:

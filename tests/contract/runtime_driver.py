@@ -479,6 +479,18 @@ def after_a_fork_no_fiber_of_the_parent_runs_in_the_child(runtime: Runtime) -> N
     fiber.join(5.0)
 
 
+def a_child_that_ends_before_its_parent_looks_is_waited_for(runtime: Runtime) -> None:
+    """The first child of a process: nobody has asked to hear of children yet."""
+    os.register_at_fork(after_in_parent=lambda: compute(0.2))
+    pid = os.fork()
+    if not pid:
+        os._exit(7)
+    codes: list[int] = []
+    runtime.spawn(lambda: codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])), name="waiting")
+    until(runtime, lambda: codes)
+    assert codes == [7]
+
+
 def a_parked_greenlet_goes_on_when_it_is_woken(runtime: Runtime) -> None:
     if not runtime.green:
         assert not hasattr(runtime, "park"), "only a green runtime has bare greenlets"
@@ -554,6 +566,7 @@ SCENARIOS = {
         an_isolated_fiber_leaves_no_descriptor_behind,
         a_native_thread_has_an_identity_of_its_own_and_fibers_of_a_hub_share_theirs,
         after_a_fork_no_fiber_of_the_parent_runs_in_the_child,
+        a_child_that_ends_before_its_parent_looks_is_waited_for,
         a_parked_greenlet_goes_on_when_it_is_woken,
         timers_go_off_in_order_never_early_and_not_once_cancelled,
     )
