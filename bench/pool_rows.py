@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 from bench.macro.bare_pipes import measure_apart as measure_bare
 from bench.macro.prefork_pool import measure_apart
@@ -16,6 +17,24 @@ _WARM = 200  # tasks before the clock starts, so that every child has run some
 _FAIR = ("-O", "fair")
 _AHEAD = ("-O", "default", "--prefetch-multiplier", "50")
 _LIMITS = ("--time-limit", "60", "--soft-time-limit", "50")
+
+
+class _Sides(NamedTuple):
+    """The runs of two ways to do the same, and the rows that set them beside each other."""
+
+    name: str
+    ours: list[Run]
+    theirs: list[Run]
+    other: str  # what the others are called
+
+    def rate(self, ratio_at_least: float) -> Row:
+        field = "tasks_per_second"
+        ours, theirs = each(self.ours, field), each(self.theirs, field)
+        return Row(self.name, "tasks/s", ours, theirs, self.other, ratio_at_least=ratio_at_least)
+
+    def cpu(self, whose: str, field: str) -> Row:
+        ours, theirs = each(self.ours, field), each(self.theirs, field)
+        return Row(f"{self.name}, {whose}", "CPU us/task", ours, theirs, self.other, more_is_better=False)
 
 
 def _noops(servers: Servers, library: str, count: int, pool: str, *arguments: str) -> Callable[[], Run]:
@@ -45,30 +64,10 @@ def prefork(servers: Servers, plan: Plan) -> Iterator[Row]:
     )
     name, other = f"{plan.noops:,} no-ops, prefork -c {_CHILDREN}", "celery prefork"
     for form, ours in (("-O fair", fair), ("-O default", ahead)):
-        yield Row(
-            f"{name} {form}",
-            "tasks/s",
-            each(ours, "tasks_per_second"),
-            each(theirs, "tasks_per_second"),
-            other,
-            ratio_at_least=10,
-        )
-        yield Row(
-            f"{name} {form}, parent",
-            "CPU us/task",
-            each(ours, "parent_us"),
-            each(theirs, "parent_us"),
-            other,
-            more_is_better=False,
-        )
-        yield Row(
-            f"{name} {form}, children",
-            "CPU us/task",
-            each(ours, "children_us"),
-            each(theirs, "children_us"),
-            other,
-            more_is_better=False,
-        )
+        sides = _Sides(f"{name} {form}", ours, theirs, other)
+        yield sides.rate(10)
+        yield sides.cpu("parent", "parent_us")
+        yield sides.cpu("children", "children_us")
 
 
 def prefork_pool(_servers: Servers, plan: Plan) -> Iterator[Row]:
@@ -112,17 +111,9 @@ def _beside(
 ) -> Iterator[Row]:
     """Two ways of greenq: the first is to have at least that share of the other's throughput."""
     ours, theirs = alternate(plan.runs, {name.rpartition(", ")[2]: run, other: run_other})
-    yield Row(
-        name,
-        "tasks/s",
-        each(ours, "tasks_per_second"),
-        each(theirs, "tasks_per_second"),
-        other,
-        ratio_at_least=share,
-    )
-    yield Row(
-        f"{name}, worker", "CPU us/task", each(ours, "cpu_us"), each(theirs, "cpu_us"), other, more_is_better=False
-    )
+    sides = _Sides(name, ours, theirs, other)
+    yield sides.rate(share)
+    yield sides.cpu("worker", "cpu_us")
 
 
 POOL_ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from datetime import datetime
@@ -48,10 +49,8 @@ class Moment(Word):
         if not isinstance(value, str):
             return value
         if self.seconds:
-            try:
+            with contextlib.suppress(ValueError):  # what is no number has to be a moment
                 return float(value)
-            except ValueError:
-                pass  # then it has to be a moment
         try:
             return datetime.fromisoformat(value.replace("Z", "+00:00"))
         except ValueError:

@@ -12,7 +12,8 @@ from typing import Any
 from greenq.exceptions import PoolCannot, PoolClosed, PoolFull
 from greenq.model import Request
 from greenq.pools.base import Capabilities, Done, Ending, Run
-from greenq.pools.guarding import run_guarded, tell_done
+from greenq.pools.closing import Closing
+from greenq.pools.guarding import run_guarded
 from greenq.pools.interrupts import Interrupts
 from greenq.runtime.base import GreenRuntime
 
@@ -47,12 +48,8 @@ class GreenPool:
         self._slots: dict[Any, Slot] = {}
         self._idle: list[Slot] = []
         self._handed: deque[Request] = deque()  # accepted, not yet picked up by a slot
-        self._busy = 0  # accepted and not done
-        self._untold = 0  # free again, but `done` has not returned: it may wait, to write a log line
         self._coming = 0  # slots that will look without a wake: never fewer than were handed over
-        self._closed = False
-        self._empty = runtime.event()
-        self._stopped = runtime.event()
+        self._closing = Closing(runtime)
         self._interrupts = Interrupts(self._running)
         self._run: Run
         self._done: Done
@@ -65,27 +62,23 @@ class GreenPool:
 
     def serve(self) -> None:
         """See Pool. Green tasks run on the hub; the main greenlet only waits."""
-        while not self._stopped.is_set():
-            try:
-                self._stopped.wait()
-            except (SystemExit, KeyboardInterrupt) as error:
-                # gevent brings here what left a greenlet that a task had spawned; it ends no more than a task would.
-                logger.error("%s in a greenlet of a task: the worker goes on.", type(error).__name__)  # noqa: TRY400
+        self._closing.wait("a task")
 
     def submit(self, request: Request) -> None:
         """See Pool."""
-        if self._closed:
+        closing = self._closing
+        if closing.closed:
             raise PoolClosed("the pool takes nothing new")
-        if self._busy >= self.size:
+        if closing.busy >= self.size:
             raise PoolFull(f"all {self.size} slots are busy")
-        self._busy += 1
+        closing.busy += 1
         self._handed.append(request)
         if len(self._handed) > self._coming:
             self._summon()
 
     def free(self) -> int:
         """See Pool."""
-        return max(0, self.size - self._busy)
+        return max(0, self.size - self._closing.busy)
 
     def kill(self, request: Request, ending: Ending) -> None:
         """See Pool."""
@@ -113,16 +106,11 @@ class GreenPool:
 
     def drain(self, timeout: float | None) -> bool:
         """See Pool."""
-        self._closed = True
-        if not self._busy and not self._untold:
-            return True
-        self._empty.clear()
-        return self._empty.wait(timeout)
+        return self._closing.drain(timeout)
 
     def stop(self) -> None:
         """See Pool."""
-        self._closed = True
-        self._stopped.set()
+        self._closing.stop()
 
     def stats(self) -> dict[str, Any]:
         """See Pool."""
@@ -130,7 +118,7 @@ class GreenPool:
             "implementation": f"greenq.pools.{self.name}",
             "max-concurrency": self.size,
             "processes": [os.getpid()],
-            "running": self._busy,
+            "running": self._closing.busy,
             "free": self.free(),
             "slots": len(self._slots),
             "capabilities": self.can.as_dict(),
@@ -198,13 +186,8 @@ class GreenPool:
         outcome = run_guarded(self._run, request)
         slot.request = None
         self._interrupts.forget(request)
-        self._busy -= 1
-        self._untold += 1
         self._comes(slot)
-        tell_done(self._done, request, outcome)
-        self._untold -= 1
-        if not self._busy and not self._untold:
-            self._empty.set()
+        self._closing.tell(self._done, request, outcome)
 
     def _running(self) -> Request | None:
         slot = self._slots.get(self._runtime.current())

@@ -18,7 +18,7 @@ from greenq.pools._prefork.crew import Crew
 from greenq.pools._prefork.dispatch import Dispatch
 from greenq.pools._prefork.handle import Handle, Job
 from greenq.pools.base import Capabilities, Done, Ending, PoolOptions, Run
-from greenq.pools.guarding import tell_done
+from greenq.pools.closing import Closing
 from greenq.runtime.gevent import GeventRuntime
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,7 @@ class PreforkPool:
         self.size = options.size
         self._options = options
         self._runtime = runtime
-        self._accepted = 0  # and not done
-        self._untold = 0  # done, but `done` has not returned: it may wait, to write a log line
-        self._closed = False
-        self._empty = runtime.event()
-        self._stopped = runtime.event()
+        self._closing = Closing(runtime)
         self._up = runtime.event()  # the first child is ready, or has failed
         self._said: deque[Handle] = deque()  # for the crier: children that have written something,
         self._news: deque[Callable[[], object]] = deque()  # and what else it has to do
@@ -77,26 +73,21 @@ class PreforkPool:
 
     def serve(self) -> None:
         """See Pool."""
-        while not self._stopped.is_set():
-            try:
-                self._stopped.wait()
-            except (SystemExit, KeyboardInterrupt) as error:
-                # gevent brings here what left a greenlet of the app's own; it ends no more than a task would.
-                logger.error("%s in a greenlet of the app: the worker goes on.", type(error).__name__)  # noqa: TRY400
+        self._closing.wait("the app")
         self._dismiss()
 
     def submit(self, request: Request) -> None:
         """See Pool."""
-        if self._closed:
+        if self._closing.closed:
             raise PoolClosed("the pool takes nothing new")
         if self.free() <= 0:
             raise PoolFull(f"all {self.size} slots are busy")
-        self._accepted += 1
+        self._closing.busy += 1
         self._dispatch.offer(Job(request))
 
     def free(self) -> int:
         """See Pool. With `ahead`, what busy children may be handed counts too."""
-        return max(0, self.size * (1 + self._options.ahead) - self._accepted)
+        return max(0, self.size * (1 + self._options.ahead) - self._closing.busy)
 
     def kill(self, request: Request, ending: Ending) -> None:
         """See Pool."""
@@ -138,16 +129,11 @@ class PreforkPool:
 
     def drain(self, timeout: float | None) -> bool:
         """See Pool."""
-        self._closed = True
-        if not self._accepted and not self._untold:
-            return True
-        self._empty.clear()
-        return self._empty.wait(timeout)
+        return self._closing.drain(timeout)
 
     def stop(self) -> None:
         """See Pool."""
-        self._closed = True
-        self._stopped.set()
+        self._closing.stop()
 
     def stats(self) -> dict[str, Any]:
         """See Pool."""
@@ -169,7 +155,7 @@ class PreforkPool:
                 "strategy": "default" if self._options.ahead else "fair",
                 "inqueues": {"total": len(children), "active": sum(1 for child in children if len(child.line) > 1)},
             },
-            "running": self._accepted,
+            "running": self._closing.busy,
             "free": self.free(),
             "capabilities": self.can.as_dict(),
         }
@@ -218,12 +204,7 @@ class PreforkPool:
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         request.state = "finishing"
-        self._accepted -= 1
-        self._untold += 1
-        tell_done(self._done, request, outcome)
-        self._untold -= 1
-        if not self._accepted and not self._untold:
-            self._empty.set()
+        self._closing.tell(self._done, request, outcome)
 
     def _dismiss(self) -> None:
         """Let the children end, then their nursery and the zygote."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,12 +12,11 @@ from eventlet import patcher
 from eventlet.hubs import get_hub, use_hub
 from greenlet import getcurrent, greenlet
 
-from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
 from greenq.runtime.eventlet_threads import OFFLOAD, Bell, EventletLock, Turn, bell_here, forget_bell, get_ident
+from greenq.runtime.fibers import Guarding, NativeFiber
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 _start_new_thread = patcher.original("_thread").start_new_thread
 
@@ -81,30 +78,14 @@ class EventletFiber:
         return not self._ended.is_set()
 
 
-class NativeFiber:
-    """A native thread with its own hub; joined by looking, since events do not cross hubs."""
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the end, letting the calling hub run."""
-        until = None if timeout is None else time.monotonic() + timeout
-        while not self.done and (until is None or time.monotonic() < until):
-            eventlet.sleep(0.005)
-
-    def alive(self) -> bool:
-        """Has it not ended?"""
-        return not self.done
-
-
-class EventletRuntime:
+class EventletRuntime(Guarding):
     """One main hub, owned by the thread that called `attach`; native threads get hubs of their own."""
 
     name = "eventlet"
     green = True
 
     def __init__(self) -> None:
+        super().__init__()
         self._hub: Any = None
         self._main = 0
         self._bell: Bell
@@ -112,7 +93,6 @@ class EventletRuntime:
         # The main hub's: who is to run at its next turn, and whether that turn is asked for.
         self._woken: deque[Any] = deque()
         self._asked = False
-        self.failed: Callable[[str], object] = _unheard
 
     def attach(self) -> None:
         """See Runtime."""
@@ -137,26 +117,16 @@ class EventletRuntime:
 
     def isolated(self, fn: Callable[[], object], *, name: str) -> NativeFiber:
         """See Runtime."""
-        fiber = NativeFiber()
 
         def body() -> None:
             try:
                 self._guarded(name, fn)
             finally:
                 _close_hub()
-                fiber.done = True
 
-        _start_new_thread(body, ())
+        fiber = NativeFiber(eventlet.sleep)
+        _start_new_thread(fiber.run, (body,))
         return fiber
-
-    def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
-        try:
-            fn(*args)
-        except Exception as error:
-            self.failed(name)
-            # What greenq raises says all in its text; anything else is a defect, and where it was is wanted.
-            defect = not isinstance(error, GreenqError)
-            logger.error("%s ended by an error: %s", name, error, exc_info=defect)  # noqa: TRY400
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""
@@ -265,7 +235,3 @@ def _close_poll(hub: Any) -> None:
     close = getattr(getattr(hub, "poll", None), "close", None)
     if close is not None:
         close()
-
-
-def _unheard(name: str) -> None:
-    """Nobody asked yet."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,8 +15,8 @@ import gevent.event
 from gevent import monkey
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
+from greenq.runtime.fibers import Guarding, NativeFiber
 from greenq.runtime.gevent_threads import GeventLock
 
 T = TypeVar("T")
@@ -44,23 +43,6 @@ class GeventFiber:
         return not self._greenlet.ready()
 
 
-class NativeFiber:
-    """A native thread with its own hub; joined by looking, since events do not cross hubs reliably."""
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the end, letting the calling hub run."""
-        until = None if timeout is None else time.monotonic() + timeout
-        while not self.done and (until is None or time.monotonic() < until):
-            gevent.sleep(0.005)
-
-    def alive(self) -> bool:
-        """Has it not ended?"""
-        return not self.done
-
-
 class GeventWatch:
     """A watcher of the main loop."""
 
@@ -82,20 +64,20 @@ class GeventWatch:
         self._watcher.close()
 
 
-class GeventRuntime:
+class GeventRuntime(Guarding):
     """One main hub, owned by the thread that called `attach`; native threads get hubs of their own."""
 
     name = "gevent"
     green = True
 
     def __init__(self) -> None:
+        super().__init__()
         self._hub: Any = None
         self._main = 0
         # Any thread appends, only the main hub pops; a deque's ends are atomic under the interpreter lock.
         self._soon: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
         self._bell: Any = None
         self._fibers: WeakSet[gevent.Greenlet] = WeakSet()  # of the main hub
-        self.failed: Callable[[str], object] = _unheard
 
     def attach(self) -> None:
         """See Runtime."""
@@ -124,26 +106,14 @@ class GeventRuntime:
 
     def isolated(self, fn: Callable[[], object], *, name: str) -> NativeFiber:
         """See Runtime."""
-        fiber = NativeFiber()
 
         def body() -> None:
-            try:
-                self._guarded(name, fn)
-                gevent.get_hub().destroy(destroy_loop=True)
-            finally:
-                fiber.done = True
+            self._guarded(name, fn)
+            gevent.get_hub().destroy(destroy_loop=True)
 
-        _start_new_thread(body, ())
+        fiber = NativeFiber(gevent.sleep)
+        _start_new_thread(fiber.run, (body,))
         return fiber
-
-    def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
-        try:
-            fn(*args)
-        except Exception as error:
-            self.failed(name)
-            # What greenq raises says all in its text; anything else is a defect, and where it was is wanted.
-            defect = not isinstance(error, GreenqError)
-            logger.error("%s ended by an error: %s", name, error, exc_info=defect)  # noqa: TRY400
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""
@@ -219,7 +189,3 @@ def _caught(fn: Callable[..., T], args: tuple[object, ...]) -> tuple[T | None, B
         return fn(*args), None
     except BaseException as error:  # noqa: BLE001  (raised again on the hub)
         return None, error
-
-
-def _unheard(name: str) -> None:
-    """Nobody asked yet."""

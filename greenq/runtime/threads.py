@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from greenq.exceptions import GreenqError
 from greenq.runtime.base import Event
+from greenq.runtime.fibers import Guarding
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ class ThreadFiber:
         return self._thread.is_alive()
 
 
-class ThreadsRuntime:
+class ThreadsRuntime(Guarding):
     """Every fiber is a thread, so every thread may wait; the "main hub" is a thread that runs posted calls."""
 
     name = "threads"
     green = False
 
     def __init__(self) -> None:
+        super().__init__()
         self._soon: queue.SimpleQueue[tuple[Callable[..., object], tuple[object, ...]]] = queue.SimpleQueue()
-        self.failed: Callable[[str], object] = _unheard
 
     def attach(self) -> None:
         """See Runtime."""
@@ -62,15 +62,6 @@ class ThreadsRuntime:
     def isolated(self, fn: Callable[[], object], *, name: str) -> ThreadFiber:
         """See Runtime."""
         return ThreadFiber(f"greenq-{name}", self._guarded, (name, fn))
-
-    def _guarded(self, name: str, fn: Callable[..., object], *args: object) -> None:
-        try:
-            fn(*args)
-        except Exception as error:
-            self.failed(name)
-            # What greenq raises says all in its text; anything else is a defect, and where it was is wanted.
-            defect = not isinstance(error, GreenqError)
-            logger.error("%s ended by an error: %s", name, error, exc_info=defect)  # noqa: TRY400
 
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """See Runtime."""
@@ -98,7 +89,3 @@ class ThreadsRuntime:
     def thread(self) -> int:
         """See Runtime."""
         return threading.get_ident()
-
-
-def _unheard(name: str) -> None:
-    """Nobody asked yet."""

@@ -157,7 +157,7 @@ def test_a_broker_that_comes_late_is_waited_for_with_few_words(make_scene: Calla
         node = scene.started_worker(concurrency=5)
         time.sleep(11)
         assert node.running
-        lines = [line for line in node.output().splitlines() if "broker:" in line]
+        lines = [line for line in node.output().splitlines() if "] broker:" in line]
         assert 1 <= len(lines) <= 2, node.output()
         server.start()
         node.wait_ready(8)

@@ -83,6 +83,7 @@ def test_two_workers_of_one_name_both_work(redis_scene: Scene) -> None:
     second = redis_scene.started_worker(name="same", concurrency=5)
     wait_for(lambda: not redis_scene.ledger.check(names).lost, 20, lambda: str(redis_scene.ledger.check(names)))
     assert not redis_scene.ledger.check(names).restarted
+    second.wait_ready()  # it may come up when all is done, and a signal before that is Python's to handle
     for node in (second, first):
         node.term()
         assert node.wait(10) == 0

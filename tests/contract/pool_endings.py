@@ -42,12 +42,8 @@ def a_waiting_task_can_be_killed(rig: Rig) -> None:
 def a_computing_task_can_be_killed_from_a_thread(rig: Rig) -> None:
     for number in (TERM, KILL):
         victim = rig.request("compute", 60, task_id=f"busy{number}")
-
-        thread = rig.runtime.isolated(lambda: _kill_started(rig, victim, Killed(number)), name="killer")  # noqa: B023
-        rig.submit(victim)
-        rig.wait_done(victim.id)
+        _run_ended(rig, victim, Killed(number))
         assert rig.state(victim.id) == KILLED
-        thread.join(PROMPT)
     rig.check_whole()
 
 
@@ -55,13 +51,23 @@ def a_computing_task_can_be_killed_from_a_thread(rig: Rig) -> None:
 def a_task_that_swallows_exceptions_can_be_killed(rig: Rig) -> None:
     for body in ("stubborn", "stubborn_compute"):
         victim = rig.request(body)
-        thread = rig.runtime.isolated(lambda: _kill_started(rig, victim, Killed(TERM)), name="killer")  # noqa: B023
-        rig.submit(victim)
-        rig.wait_done(victim.id)
+        _run_ended(rig, victim, Killed(TERM))
         assert rig.state(victim.id) == KILLED
-        thread.join(PROMPT)
     assert rig.notes("swallowed") == []
     rig.check_whole()
+
+
+def _run_ended(rig: Rig, victim: Request, ending: Ending) -> None:
+    """Run it, and have it ended from a native thread once it has started."""
+    _run_beside(rig, victim, lambda: _kill_started(rig, victim, ending))
+
+
+def _run_beside(rig: Rig, request: Request, what: Callable[[], object]) -> None:
+    """Run it to its end while that goes on in a native thread, where the worker's service runs."""
+    thread = rig.runtime.isolated(what, name="killer")
+    rig.submit(request)
+    rig.wait_done(request.id)
+    thread.join(PROMPT)
 
 
 def _kill_started(rig: Rig, victim: Request, ending: Ending) -> None:
@@ -74,23 +80,16 @@ def _kill_started(rig: Rig, victim: Request, ending: Ending) -> None:
 @book.tells(needs="kill")
 def a_kill_never_hits_a_bystander(rig: Rig) -> None:
     """Hundreds of kills at the moment the tasks end; whoever is hit must be the one that was named."""
-    beside = [rig.put("stand_by", "over") for _ in range(2 if rig.size > 3 else 0)]
-    named = _end_at_the_last_moment(rig, lambda n: Killed(n if n % 2 else TERM))
-    rig.open("over")
-    rig.wait_done(*(request.id for request in beside))
-    _check_only_named(rig, named, KILLED)
+    _end_at_the_last_moment(rig, lambda n: Killed(n if n % 2 else TERM), KILLED)
 
 
 @book.tells(needs="soft_limit")
 def a_soft_limit_never_hits_a_bystander(rig: Rig) -> None:
+    _end_at_the_last_moment(rig, SoftTimeLimitExceeded, SOFT)
+
+
+def _end_at_the_last_moment(rig: Rig, ending: Callable[[int], Ending], state: str, rounds: int = 300) -> None:
     beside = [rig.put("stand_by", "over") for _ in range(2 if rig.size > 3 else 0)]
-    named = _end_at_the_last_moment(rig, SoftTimeLimitExceeded)
-    rig.open("over")
-    rig.wait_done(*(request.id for request in beside))
-    _check_only_named(rig, named, SOFT)
-
-
-def _end_at_the_last_moment(rig: Rig, ending: Callable[[int], Ending], rounds: int = 300) -> set[str]:
     chance = random.Random(7)
     named = set()
     for n in range(rounds):
@@ -100,7 +99,9 @@ def _end_at_the_last_moment(rig: Rig, ending: Callable[[int], Ending], rounds: i
         rig.kill(victim, ending(1000 + n))
         named.add(victim.id)
     rig.wait_done(*named)
-    return named
+    rig.open("over")
+    rig.wait_done(*(request.id for request in beside))
+    _check_only_named(rig, named, state)
 
 
 def _check_only_named(rig: Rig, named: set[str], state: str) -> None:
@@ -116,29 +117,20 @@ def _check_only_named(rig: Rig, named: set[str], state: str) -> None:
 @book.tells(needs="kill", size=2)
 def a_kill_never_hits_the_successor_in_the_slot(rig: Rig) -> None:
     """The slots are never idle: whoever is missed by a moment has a successor that is not to be hit."""
-    _kill_among_successors(rig, lambda n: Killed(n if n % 2 else TERM))
-    named = {i for i, _ in rig.done if i.startswith("1")}
-    _check_only_named(rig, named, KILLED)
-    assert all(state == State.SUCCESS for i, state in rig.done if i.startswith("2"))
+    _end_among_successors(rig, lambda n: Killed(n if n % 2 else TERM), KILLED)
 
 
 @book.tells(needs="soft_limit", size=2)
 def a_soft_limit_never_hits_the_successor_in_the_slot(rig: Rig) -> None:
-    _kill_among_successors(rig, SoftTimeLimitExceeded)
-    named = {i for i, _ in rig.done if i.startswith("1")}
-    _check_only_named(rig, named, SOFT)
-    assert all(state == State.SUCCESS for i, state in rig.done if i.startswith("2"))
+    _end_among_successors(rig, SoftTimeLimitExceeded, SOFT)
 
 
 @book.tells(needs="hard_limit", size=2)
 def a_hard_limit_never_hits_the_successor_in_the_slot(rig: Rig) -> None:
-    _kill_among_successors(rig, HardTimeLimit)
-    named = {i for i, _ in rig.done if i.startswith("1")}
-    _check_only_named(rig, named, HARD)
-    assert all(state == State.SUCCESS for i, state in rig.done if i.startswith("2"))
+    _end_among_successors(rig, HardTimeLimit, HARD)
 
 
-def _kill_among_successors(rig: Rig, ending: Callable[[int], Ending], rounds: int = 200) -> None:
+def _end_among_successors(rig: Rig, ending: Callable[[int], Ending], state: str, rounds: int = 200) -> None:
     chance = random.Random(11)
     victims = [rig.request("compute_and_yield", 0.002, task_id=str(1000 + n)) for n in range(rounds)]
     others = [rig.request("compute_and_yield", 0.001, task_id=str(2000 + n)) for n in range(rounds)]
@@ -149,6 +141,8 @@ def _kill_among_successors(rig: Rig, ending: Callable[[int], Ending], rounds: in
         rig.runtime.sleep(0.003 * chance.random())
         rig.kill(victim, ending(1000 + n))
     rig.wait_count(2 * rounds, 2 * SLOW)
+    _check_only_named(rig, {victim.id for victim in victims}, state)
+    assert {rig.state(other.id) for other in others} == {State.SUCCESS}
 
 
 @book.tells(needs="kill")
@@ -241,13 +235,7 @@ def a_cold_stop_ends_whatever_runs(rig: Rig) -> None:
 def a_soft_limit_can_be_caught(rig: Rig) -> None:
     for body in ("sleep", "compute", "receive"):
         request = rig.request("tidy_up", body, 60)
-        thread = rig.runtime.isolated(
-            lambda: _kill_started(rig, request, SoftTimeLimitExceeded(0.25)),  # noqa: B023
-            name="limits",
-        )
-        rig.submit(request)
-        rig.wait_done(request.id)
-        thread.join(PROMPT)
+        _run_ended(rig, request, SoftTimeLimitExceeded(0.25))
         assert (rig.state(request.id), rig.value(request.id)) == (State.SUCCESS, "tidied after 0.25")
     rig.check_whole()
 
@@ -257,13 +245,7 @@ def a_soft_limit_that_nobody_catches_ends_the_task(rig: Rig) -> None:
     pids = set()
     for body in ("sleep", "compute"):
         request = rig.request(body, 60)
-        thread = rig.runtime.isolated(
-            lambda: _kill_started(rig, request, SoftTimeLimitExceeded(0.25)),  # noqa: B023
-            name="limits",
-        )
-        rig.submit(request)
-        rig.wait_done(request.id)
-        thread.join(PROMPT)
+        _run_ended(rig, request, SoftTimeLimitExceeded(0.25))
         assert rig.state(request.id) == SOFT
         assert rig.outcomes[request.id].result_text == "SoftTimeLimitExceeded(0.25)"
         pids.add(rig.started()[request.id])
@@ -286,10 +268,7 @@ def a_hard_limit_ends_a_stubborn_task(rig: Rig) -> None:
                 time.sleep(0.01)
             rig.kill(request, HardTimeLimit(0.2))
 
-        thread = rig.runtime.isolated(limits, name="limits")
-        rig.submit(request)
-        rig.wait_done(request.id)
-        thread.join(PROMPT)
+        _run_beside(rig, request, limits)
         assert rig.state(request.id) == HARD
         assert rig.outcomes[request.id].result_text == "HardTimeLimit(0.2)"
     rig.check_whole()

@@ -67,16 +67,21 @@ def whatever_is_raised_ends_only_its_task(rig: Rig) -> None:
     rig.check_whole()
 
 
+def _refuses(rig: Rig, refusal: type[PoolFull | PoolClosed], task_id: str) -> None:
+    """As often as it is tried."""
+    for _ in range(3):
+        try:
+            rig.submit(rig.request("nothing", task_id=task_id))
+        except refusal:
+            continue
+        raise AssertionError(f"the pool took {task_id!r} and raised no {refusal.__name__}")
+
+
 @book.tells()
 def a_full_pool_refuses(rig: Rig) -> None:
     requests = rig.fill_slots("gate")
     assert rig.pool.free() == 0
-    for _ in range(3):
-        try:
-            rig.submit(rig.request("nothing", task_id="over"))
-        except PoolFull:
-            continue
-        raise AssertionError("a full pool took one more")
+    _refuses(rig, PoolFull, "over")
     rig.open("gate")
     rig.wait_done(*(request.id for request in requests))
     assert "over" not in rig.started()
@@ -101,12 +106,7 @@ def after_drain_nothing_starts(rig: Rig) -> None:
     slow = rig.put("gate", "slow")
     rig.wait_started(slow.id)
     assert rig.pool.drain(0.05) is False
-    for _ in range(3):
-        try:
-            rig.submit(rig.request("nothing", task_id="late"))
-        except PoolClosed:
-            continue
-        raise AssertionError("a pool that drains took one more")
+    _refuses(rig, PoolClosed, "late")
     rig.open("slow")
     assert rig.pool.drain(SLOW) is True
     assert rig.done == [(slow.id, State.SUCCESS)]
@@ -172,11 +172,7 @@ def stopping_twice_is_legal(rig: Rig) -> None:
     rig.pool.stop()
     rig.pool.stop()
     assert rig.pool.drain(1.0) is True
-    try:
-        rig.pool.submit(rig.request("nothing"))
-    except PoolClosed:
-        return
-    raise AssertionError("a stopped pool took a request")
+    _refuses(rig, PoolClosed, "after the stop")
 
 
 @book.tells(start=False)

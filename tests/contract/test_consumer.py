@@ -344,11 +344,15 @@ def test_queues_are_added_and_cancelled_and_what_was_fetched_stays(consumer: Con
     assert publisher.length("more") == 1
 
 
-def test_closing_a_consumer_twice_does_no_harm(consumer: Consumer) -> None:
+def test_closing_a_consumer_twice_does_no_harm(consumer: Consumer, publisher: Publisher, opened: Open) -> None:
+    send(publisher, 1)
+    assert consumer.settle(fetched(consumer, 1)) == 0
     consumer.release()
     consumer.release()
     consumer.close()
     consumer.close()
+    send(publisher, 2)
+    assert ids(fetched(opened(), 1)) == [2]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "sqlite", "amqp"])
@@ -401,10 +405,13 @@ def test_many_threads_share_a_publisher_and_the_order_of_each_is_kept(opened: Op
         assert [n for n in found if first <= n < first + 20] == list(range(first, first + 20))
 
 
-def test_closing_a_publisher_twice_is_legal_used_or_not(broker_url: str, conf: Settings) -> None:
+def test_closing_a_publisher_twice_is_legal_used_or_not(
+    broker_url: str, conf: Settings, publisher: Publisher
+) -> None:
     for use in (False, True):
         made = open_publisher(broker_url, conf)
         if use:
             send(made, 1)
         made.close()
         made.close()
+        assert publisher.length("celery") == use

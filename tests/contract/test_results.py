@@ -75,6 +75,16 @@ def over(payload: bytes) -> bool:
     return status(payload) in State.READY
 
 
+def answers(results: ResultStore, task_id: str) -> bool:
+    """Whether what is stored there comes to who waits for it."""
+    results.expect([task_id])
+    results.store([record(results, task_id)])
+    try:
+        return over(results.wait(task_id, over, 10))
+    except ResultError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("store", "persistent"), [("redis", True), ("sqlite", True), ("rpc", False), ("disabled", False)]
 )
@@ -262,13 +272,14 @@ def test_disabled_results_are_dropped_silently_and_asking_for_one_is_an_error(cl
 
 
 @pytest.mark.parametrize("store", [*ANSWERING, "disabled"])
-def test_closing_twice_is_legal_used_or_not(opened: Open) -> None:
+def test_closing_twice_is_legal_used_or_not(opened: Open, store: str) -> None:
     unused, used = opened(), opened()
     used.expect(["t"])
     used.store([record(used, "t")])
     for results in (unused, used):
         results.close()
         results.close()
+    assert answers(opened(), "later") is (store in ANSWERING)
 
 
 @pytest.mark.parametrize("store", ANSWERING)

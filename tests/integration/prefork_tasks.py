@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from greenq import GreenQ, SoftTimeLimitExceeded, allow_join_result
-from tests.support.ledger import Ledger
+from tests.support import bodies
+from tests.support.bodies import note, task_of
 
 app = GreenQ(
     "prefork_tasks",
     broker_lease=float(os.environ.get("GREENQ_TEST_LEASE", "20")),
     worker_pool_restarts=True,
 )
-ledger = Ledger.from_env() if Ledger.VARIABLE in os.environ else None
 logger = logging.getLogger(__name__)
 held: list[bytearray] = []
 
@@ -52,27 +52,13 @@ def slow_start() -> None:
     time.sleep(float(os.environ.get("GREENQ_TEST_SLOW_START", "0")))
 
 
-def note(word: str, what: object) -> None:
-    assert ledger is not None
-    getattr(ledger, word)(what)
-
-
-@app.task
-def add(x: int, y: int) -> int:
-    return x + y
+add = task_of(app, __name__, bodies.add)
+nap = task_of(app, __name__, bodies.nap)
 
 
 @app.task
 def process() -> int:
     return os.getpid()
-
-
-@app.task
-def nap(what: str, seconds: float) -> str:
-    note("start", what)
-    time.sleep(seconds)
-    note("done", what)
-    return what
 
 
 @app.task(track_started=True)
@@ -222,8 +208,8 @@ def crash(how: str) -> None:
 
 @app.task(bind=True)
 def crashes_once(self: Any, what: str, how: str) -> tuple[str, bool]:
-    assert ledger is not None
-    first = not ledger.starts()[what]
+    assert bodies.ledger is not None
+    first = not bodies.ledger.starts()[what]
     note("start", what)
     if first:
         crash(how)

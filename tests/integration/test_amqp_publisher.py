@@ -123,6 +123,10 @@ def test_a_fanout_exchange_may_have_no_listener(rabbitmq_url: str, channel: Any)
     publisher = KombuPublisher(rabbitmq_url, conf)
     channel.exchange_declare("all", "fanout", durable=True, auto_delete=False)
     publisher.publish([task_message("anything", exchange="all")])
+    channel.queue_declare("late", auto_delete=False)
+    channel.queue_bind("late", "all")
+    publisher.publish([task_message("anything", exchange="all")])
+    assert publisher.length("late") == 1, "who listens later gets what comes later"
     publisher.close()
 
 

@@ -95,8 +95,10 @@ def test_a_refused_message_with_an_id_has_a_failure_stored(redis_stage: Stage) -
     client = redis.Redis.from_url(redis_stage.url)
     client.lpush("celery", envelope({"timelimit": "soon", "id": "told"}))
     client.lpush("celery", envelope({"id": "told-too"}, body=body(5)))
-    for task_id in ("told", "told-too"):
-        wait_for(lambda: redis_stage.app.AsyncResult(task_id).state == "FAILURE", 10, "a stored failure")  # noqa: B023
+    for task_id, why in (("told", "bad_header"), ("told-too", "body_shape")):
+        found = redis_stage.app.AsyncResult(task_id)
+        wait_for(lambda: found.state == "FAILURE", 10, "a stored failure")  # noqa: B023
+        assert found.result.args[0] == why
     client.close()
 
 

@@ -22,14 +22,14 @@ def greenq(stage: Stage, *line: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("pool", ["eventlet", "gevent", "solo"])
 def test_inspect_answers_within_a_second_while_a_task_computes(stage: Stage, pool: str) -> None:
     node = stage.worker(pool=pool, concurrency=1 if pool == "solo" else 10)
-    stage.send("compute", "busy", 12)
+    stage.send("compute", "busy", 30)
     wait_for(lambda: stage.ledger.running(), 10, "the computing task")
     for _ in range(3):
         done = greenq(stage, "inspect", "ping", "--timeout", "1", "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout) == {node.name: {"ok": "pong"}}
     active = json.loads(greenq(stage, "inspect", "active", "--json").stdout)[node.name]
-    assert [task["args"] for task in active] == [["busy", 12]]
+    assert [task["args"] for task in active] == [["busy", 30]]
     assert stage.ledger.running(), "the task had ended before the last answer"
 
 

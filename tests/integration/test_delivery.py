@@ -74,7 +74,7 @@ def test_a_computing_task_is_cut_by_a_cold_stop(redis_stage: Stage) -> None:
     node.interrupt()
     time.sleep(0.2)
     node.interrupt()
-    node.wait(8)
+    assert node.wait(8) == 1
     wait_for(lambda: redis_stage.app.producer.publisher().length("celery") == 1, 5, "its message")
 
 

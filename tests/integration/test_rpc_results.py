@@ -106,14 +106,19 @@ def test_waiting_greenlets_share_one_reader(rabbitmq_url: str, tmp_path: Any) ->
 
 
 def test_no_answer_is_sent_to_who_asked_for_none(make: Make) -> None:
-    worker = make()
-    worker.store([record("t", "")])
+    worker, client = make(), make()
+    client.expect(["t"])
+    worker.store([record("t", "", value="for nobody")])
     worker.store([])
+    worker.store([record("t", client.reply_to, value="for the client")])
+    assert json.loads(client.wait("t", ended, 10))["result"] == "for the client"
 
 
 def test_an_asker_who_is_gone_is_no_error(make: Make) -> None:
-    worker = make()
-    worker.store([record("t", "a-queue-that-never-was")])
+    worker, client = make(), make()
+    client.expect(["t"])
+    worker.store([record("t", "a-queue-that-never-was"), record("t", client.reply_to)])
+    assert ended(client.wait("t", ended, 10)), "the others of a batch have their answers"
 
 
 def test_results_survive_a_lost_connection_and_a_restart_of_the_broker() -> None:

@@ -211,10 +211,12 @@ def test_what_a_killed_reader_left_is_cleared_away(results: SqliteResults, sqlit
     folder = tmp_path / "broker.db.d"
     wait_for(lambda: folder.exists() and list(folder.glob("*.bell")), 10.0, "the reader's bell")
     os.kill(pid, 9)
-    os.waitpid(pid, 0)
+    assert os.waitpid(pid, 0) == (pid, 9)
     store = open_store(sqlite_url, "a")
     wait_for(lambda: store.reclaim() == 0 and not list(folder.glob("*.bell")), 5.0, "the bell to go")
     store.close()
+    results.store([Record("a", "SUCCESS", b"x")])
+    assert results.wait("a", bool, 1.0) == b"x"
 
 
 def test_a_forked_child_reads_and_waits_on_its_own(results: SqliteResults) -> None:

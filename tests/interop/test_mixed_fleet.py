@@ -75,6 +75,8 @@ def test_a_killed_greenqs_work_comes_back_to_celery_after_the_visibility_timeout
     fleet.stock_node(pool="prefork", concurrency=2)
     wait_for(lambda: {"a", "b"} <= set(fleet.ledger.dones()), 40, lambda: str(fleet.ledger.check("ab")))
     wait_for(lambda: unacked(fleet) == 0, 10, "nothing unacknowledged")
+    check = fleet.ledger.check("ab")
+    assert set(check.restarted) == check.ok == {"a", "b"}, str(check)
 
 
 def test_a_killed_celerys_late_work_comes_back_to_greenq(make_fleet: Callable[..., Fleet]) -> None:

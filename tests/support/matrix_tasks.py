@@ -10,19 +10,14 @@ import time
 
 from greenq import ChildInfo, GreenQ, SoftTimeLimitExceeded, Task
 from greenq.exceptions import Killed
-from tests.support.ledger import Ledger
+from tests.support import bodies
+from tests.support.bodies import linger, note, task_of
 
 SETTINGS = "GREENQ_TEST_SETTINGS"
 
 app = GreenQ("matrix_tasks")
 app.conf.update(json.loads(os.environ.get(SETTINGS, "{}")), source=SETTINGS)
-ledger = Ledger.from_env() if Ledger.VARIABLE in os.environ else None
 readied: list[tuple[int, str]] = []  # by child_start, in the process it ran in
-
-
-def note(word: str, what: object) -> None:
-    assert ledger is not None
-    getattr(ledger, word)(what)
 
 
 @app.hooks.child_start
@@ -36,31 +31,14 @@ def where() -> dict[str, object]:
     return {"pid": os.getpid(), "ready": [pid for pid, _ in readied] == [os.getpid()]}
 
 
-@app.task
-def add(x: int, y: int) -> int:
-    return x + y
+add = task_of(app, __name__, bodies.add)
+nap = task_of(app, __name__, bodies.nap)
+compute = task_of(app, __name__, bodies.compute)
 
 
 @app.task
 def total(numbers: list[int]) -> None:
     note("done", f"total-{sum(numbers)}")
-
-
-@app.task
-def nap(what: str, seconds: float) -> str:
-    note("start", what)
-    time.sleep(seconds)
-    note("done", what)
-    return what
-
-
-@app.task
-def compute(what: str, seconds: float) -> None:
-    note("start", what)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        sum(range(100))
-    note("done", what)
 
 
 @app.task
@@ -88,25 +66,17 @@ def _go_on(how: str) -> None:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:
-            _pass(how)
+            linger(how)
         except Exception:
             continue
 
 
 def _tidied(how: str) -> str:
     try:
-        _pass(how)
+        linger(how)
     except SoftTimeLimitExceeded:
         return "tidied up"
     return "nothing happened"
-
-
-def _pass(how: str) -> None:
-    if how == "sleep":
-        time.sleep(30)
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        sum(range(100))
 
 
 @app.task

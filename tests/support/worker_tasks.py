@@ -13,48 +13,22 @@ import time
 
 from greenq import GreenQ
 from greenq.exceptions import Ignore, Reject, SoftTimeLimitExceeded
-from tests.support.ledger import Ledger
+from tests.support import bodies
+from tests.support.bodies import linger, note, spin, task_of
 
 logger = logging.getLogger(__name__)
 app = GreenQ("worker_tasks", broker_lease=float(os.environ.get("GREENQ_TEST_LEASE", "20")))
 app.conf.update(json.loads(os.environ.get("GREENQ_TEST_SETTINGS", "{}")))
-ledger = Ledger.from_env() if Ledger.VARIABLE in os.environ else None
 
 
-def note(word: str, what: object) -> None:
-    assert ledger is not None
-    getattr(ledger, word)(what)
-
-
-@app.task
-def add(x: int, y: int) -> int:
-    return x + y
-
-
-@app.task
-def nap(what: str, seconds: float) -> str:
-    note("start", what)
-    time.sleep(seconds)
-    note("done", what)
-    return what
+add = task_of(app, __name__, bodies.add)
+nap = task_of(app, __name__, bodies.nap)
+compute = task_of(app, __name__, bodies.compute)
 
 
 @app.task(acks_late=False)
 def early(what: str, seconds: float) -> str:
-    note("start", what)
-    time.sleep(seconds)
-    note("done", what)
-    return what
-
-
-@app.task
-def compute(what: str, seconds: float) -> str:
-    note("start", what)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        sum(range(100))
-    note("done", what)
-    return what
+    return bodies.nap(what, seconds)
 
 
 @app.task
@@ -110,7 +84,7 @@ def limited(what: str) -> float:
 @app.task(soft_time_limit=0.5, time_limit=1.5)
 def soft(how: str) -> str:
     try:
-        _pass(how)
+        linger(how)
     except SoftTimeLimitExceeded:
         return "tidied up"
     return "never"
@@ -120,17 +94,9 @@ def soft(how: str) -> str:
 def hard(how: str) -> str:
     while True:
         try:
-            _pass(how)
+            linger(how)
         except Exception:
             continue
-
-
-def _pass(how: str) -> None:
-    if how == "sleep":
-        time.sleep(30)
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        sum(range(100))
 
 
 @app.task(track_started=True)
@@ -216,16 +182,10 @@ class Dropped:
     """Takes as long to be finalized as to be made."""
 
     def __init__(self) -> None:
-        _compute(0.005)
+        spin(0.005)
 
     def __del__(self) -> None:
-        _compute(0.005)
-
-
-def _compute(seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        sum(range(20))
+        spin(0.005)
 
 
 @app.task
@@ -245,7 +205,7 @@ def keeps_the_lock(what: str, how: str, more: float = 0.0) -> str:
         re.match(r"(a+)+$", "a" * 25 + "b")
     elif how == "number":
         bin(3**4_000_000)
-    _compute(more)
+    spin(more)
     note("done", what)
     return what
 
@@ -256,4 +216,4 @@ def leaves_a_busy_thread(seconds: float) -> None:
 
 
 def _compute_beside(seconds: float) -> None:
-    _compute(seconds)
+    spin(seconds)

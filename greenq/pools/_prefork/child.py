@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ParentGone(Exception):
-    """The other end of the pipe is closed."""
+    """The other end of the pipe is closed: what was to be sent reaches nobody."""
 
 
 class Child:
@@ -69,10 +69,9 @@ class Child:
             self._send(frame(Kind.UNFIT, 0, text.encode("utf-8", "backslashreplace")))
             return 1
         try:
-            self._send(frame(Kind.READY))
-            self._work()
-        except ParentGone:
-            pass
+            with contextlib.suppress(ParentGone):  # nobody is left to answer: an end like any other
+                self._send(frame(Kind.READY))
+                self._work()
         finally:
             self._side.stop()
             with contextlib.suppress(AttributeError, OSError, ValueError):  # a task may have closed or replaced it
@@ -80,6 +79,7 @@ class Child:
         return 0
 
     def _work(self) -> None:
+        """Until told to leave, or the parent closes the pipe."""
         reader = FrameReader()
         while True:
             try:
@@ -87,7 +87,7 @@ class Child:
             except ConnectionResetError:
                 data = b""
             if not data:
-                raise ParentGone
+                return
             for received in reader.feed(data):
                 if received[0] == Kind.LEAVE:
                     return
