@@ -77,6 +77,7 @@ def scaled(stage: Stage, pool: str, bounds: str, **options: Any) -> Watch:
     return Watch(stage, node)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("pool", GREEN)
 def test_two_slots_become_two_hundred_within_a_second(redis_stage: Stage, pool: str) -> None:
     with scaled(redis_stage, pool, "200,2") as watch:
@@ -93,6 +94,7 @@ def test_two_slots_become_two_hundred_within_a_second(redis_stage: Stage, pool: 
         assert watch.stats()["autoscaler"] == {"max": 200, "min": 2, "current": 200, "qty": 0}
 
 
+@pytest.mark.alone
 def test_a_backlog_that_was_there_first_is_met_at_once(redis_stage: Stage) -> None:
     redis_stage.send_many("nap", 400, 2.0)
     with scaled(redis_stage, "gevent", "2,200") as watch:

@@ -10,6 +10,7 @@ from tests.support.pool_matrix import PAGE, POOLS, ROWS, Matrix, measure
 from tests.support.pool_scene import Finding, answered, said_no
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_pool_keeps_what_the_page_of_the_matrix_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,6 +205,7 @@ print("fine")
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_a_wait_yields_to_other_greenlets_and_ends_for_them(library: str, redis_url: str) -> None:
     argv = [sys.executable, "-W", "ignore", "-c", GREEN, library, redis_url]

@@ -273,6 +273,7 @@ def test_many_processes_may_make_the_file_at_once(sqlite_url: str, tmp_path: Pat
     connection.close()
 
 
+@pytest.mark.alone
 def test_an_idle_consumer_takes_less_than_half_a_percent_of_a_core(child: Child, record_property: Any) -> None:
     idle = child("idle", 4)
     share = first_word(idle)
@@ -281,6 +282,7 @@ def test_an_idle_consumer_takes_less_than_half_a_percent_of_a_core(child: Child,
     assert share < 0.005
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_waiting_lets_other_fibers_run_and_ends_by_ring_and_by_interrupt(child: Child, library: str) -> None:
     report = first_word(child("green", library))

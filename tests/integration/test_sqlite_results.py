@@ -120,6 +120,7 @@ def test_waiting_ends_with_the_payload_that_is_ready_or_with_a_timeout(results: 
     assert 0.2 <= time.monotonic() - begun < 0.5
 
 
+@pytest.mark.alone
 def test_a_waiting_reader_has_the_result_within_milliseconds(
     results: SqliteResults, sqlite_url: str, record_property: Any
 ) -> None:
@@ -165,6 +166,7 @@ def test_many_threads_may_wait_and_store_at_once(results: SqliteResults) -> None
     assert results._made <= 64
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_waiting_for_results_lets_other_fibers_run(sqlite_url: str, library: str) -> None:
     process = child("green_results", sqlite_url, library)
@@ -174,6 +176,7 @@ def test_waiting_for_results_lets_other_fibers_run(sqlite_url: str, library: str
     assert report["longest"] < 0.1
 
 
+@pytest.mark.alone
 def test_waiting_costs_next_to_nothing(results: SqliteResults) -> None:
     cpu, begun = time.process_time(), time.monotonic()
     with pytest.raises(ResultTimeout):

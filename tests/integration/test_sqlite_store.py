@@ -249,6 +249,7 @@ def test_a_wait_ends_by_timeout_by_a_message_and_by_interrupt(opened: Opener) ->
     assert numbers(store.claim(["q"], 1)) == [1]
 
 
+@pytest.mark.alone
 def test_a_message_between_an_empty_claim_and_the_wait_is_not_slept_through(opened: Opener) -> None:
     store, other = opened("a"), opened("b")
     for number in range(50):
@@ -282,6 +283,7 @@ def test_a_bell_rings_only_for_the_queues_its_store_waits_for(opened: Opener) ->
     assert store._bell.wait(1) is True
 
 
+@pytest.mark.alone
 def test_a_waiting_consumer_wakes_within_milliseconds(opened: Opener, record_property: Any) -> None:
     store, other = opened("a"), opened("b")
     begun: list[float] = []

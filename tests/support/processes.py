@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,10 +30,35 @@ def die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
+    """A TCP port on 127.0.0.1 that nothing listens on, for this process until it ends: for a restart too.
+
+    The kernel's own choice would come from the range of outgoing connections: while a server is down, one of
+    these may take its port, even the one that is asking for it.
+    """
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(10_000, first_outgoing) if first_outgoing > 20_000 else range(10_000, 50_000)
+    return next(port for port in random.sample(ports, 1000) if _claimed(port) and _unbound(port))
+
+
+def _claimed(port: int) -> bool:
+    """Whether the port is this process's from now on; the others of a run in parallel choose another."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0greenq-tests-port-{port}")  # a name without a file: gone with the process, however it ends
+    except OSError:
+        claim.close()
+        return False
+    claim.detach()
+    return True
+
+
+def _unbound(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_for(

@@ -25,7 +25,7 @@ __all__ = [
     "wait_for",
 ]
 
-_ATTEMPTS = 3  # a free port can be taken by another process before the server binds it
+_ATTEMPTS = 3  # a free port can be taken by a program that is no test of ours before the server binds it
 
 
 class MissingServerError(AssertionError):
@@ -149,6 +149,7 @@ class RabbitServer:
         self.port = 0
         self.node = f"gq{secrets.token_hex(4)}@localhost"
         self._epmd_port = 0
+        self._dist_port = free_port()
         self._directory: Path | None = None
         self._server: Process | None = None
         self._epmd: Process | None = None
@@ -220,7 +221,7 @@ class RabbitServer:
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(port),
-            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": f"{home}/data",
             "RABBITMQ_LOG_BASE": f"{home}/log",
             "RABBITMQ_LOGS": "-",
