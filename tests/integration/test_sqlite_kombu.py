@@ -440,6 +440,8 @@ def test_celery_pings_and_steers_solo_and_gevent_workers_over_it(
     celery_app("solo", "solo")
     celery_app("green", "gevent")
     app = producer_app(sqlite_url)
+    # Celery's green worker says that it is ready before it listens.
+    wait_for(lambda: len(app.control.ping(timeout=1.0, limit=2)) == 2, 10.0, "two nodes that listen")
     begun = time.monotonic()
     replies = app.control.ping(timeout=10, limit=2)
     assert time.monotonic() - begun < 2.0
