@@ -150,6 +150,7 @@ class RabbitServer:
         self.node = f"gq{secrets.token_hex(4)}@localhost"
         self._epmd_port = 0
         self._dist_port = free_port()
+        self._ctl_port = str(free_port())
         self._directory: Path | None = None
         self._server: Process | None = None
         self._epmd: Process | None = None
@@ -222,6 +223,9 @@ class RabbitServer:
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(port),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
+            # rabbitmqctl is a node too; by default those of all servers share ten ports.
+            "RABBITMQ_CTL_DIST_PORT_MIN": self._ctl_port,
+            "RABBITMQ_CTL_DIST_PORT_MAX": self._ctl_port,
             "RABBITMQ_MNESIA_BASE": f"{home}/data",
             "RABBITMQ_LOG_BASE": f"{home}/log",
             "RABBITMQ_LOGS": "-",
@@ -239,7 +243,9 @@ class RabbitServer:
         """Run rabbitmqctl against this node and return its output (takes about a second)."""
         env = dict(os.environ) | self._env(self.port)
         argv = [_sbin("rabbitmqctl"), "-n", self.node, *args]
-        done = subprocess.run(argv, env=env, cwd=self.directory, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            argv, env=env, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, f"rabbitmqctl {' '.join(args)}: {done.stdout}{done.stderr}"
         return done.stdout
 
