@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.control_rows import CONTROL_ROWS
 from bench.load import QUEUE, UNACKED, fill_redis
 from bench.measure import Run, Servers, drain_rabbitmq, drain_redis, run_client, worker_running
 from bench.plan import Plan, both, each
@@ -244,4 +245,6 @@ ROWS: dict[str, Callable[[Servers, Plan], Iterator[Row]]] = {
     "roundtrip": roundtrip,
     "producer": producer,
     "sqlite": sqlite,
-} | POOL_ROWS
+    **POOL_ROWS,
+    **CONTROL_ROWS,
+}

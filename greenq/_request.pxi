@@ -51,6 +51,7 @@ cdef class Request:
     cdef public str correlation_id
     cdef public int priority
     cdef public bint redelivered
+    cdef public bint stamped
     cdef public str exchange
     cdef public str routing_key
     cdef public str content_type
@@ -278,6 +279,7 @@ cdef int _fill_fate(Request request, dict headers) except -1:
     value = headers.get("stamped_headers")
     if value is not None and type(value) is not list and type(value) is not tuple:
         raise Malformed("bad_header", f"stamped_headers is not a list but {_short(value)}")
+    request.stamped = bool(value)
     return 0
 
 

@@ -136,6 +136,16 @@ cdef class RevokedSet:
             at = self._entries[at].newer
         return found
 
+    def items(self):
+        """Each id with the time it was added at, oldest first."""
+        cdef list stamps = []
+        cdef list found = self.ids()
+        cdef uint32_t at = self._oldest
+        while at != NOBODY:
+            stamps.append(self._entries[at].stamp)
+            at = self._entries[at].newer
+        return list(zip(found, stamps))
+
     def __sizeof__(self):
         """Bytes with the array and the table, without the texts of ids that are no UUID."""
         cdef Py_ssize_t arrays = 0

@@ -56,6 +56,7 @@ class Request:
     correlation_id: str
     priority: int
     redelivered: bool
+    stamped: bool  # its header `stamped_headers` names some
     exchange: str
     routing_key: str
     content_type: str
@@ -160,6 +161,8 @@ class RevokedSet:
     def purge(self, now: float) -> None: ...
     def ids(self) -> list[str]:
         """Oldest first."""
+    def items(self) -> list[tuple[str, float]]:
+        """Each id with the time it was added at, oldest first."""
     def update(self, ids: Iterable[str], now: float) -> None: ...
     def __len__(self) -> int: ...
 

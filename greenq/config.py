@@ -19,6 +19,10 @@ _ENVIRONMENT = MappingProxyType(
     {
         "broker_url": ("GREENQ_BROKER_URL", "CELERY_BROKER_URL"),
         "result_backend": ("GREENQ_RESULT_BACKEND", "CELERY_RESULT_BACKEND"),
+        "worker_control_keys": ("GREENQ_CONTROL_KEYS",),
+        "worker_state_db": ("GREENQ_WORKER_STATE_DB",),
+        "worker_revokes_max": ("GREENQ_WORKER_REVOKES_MAX", "CELERY_WORKER_REVOKES_MAX"),
+        "worker_revoke_expires": ("GREENQ_WORKER_REVOKE_EXPIRES", "CELERY_WORKER_REVOKE_EXPIRES"),
     }
 )
 # Names of Celery 3 whose new name is not the old one without its prefix.
@@ -74,7 +78,7 @@ class Settings:
         if name in _ENVIRONMENT:
             for variable in _ENVIRONMENT[name]:
                 if value := self._environ.get(variable):
-                    return value
+                    return _read_variable(name, variable, value)
             return self.__dict__[_place(name)]
         if name.startswith("__"):
             raise AttributeError(name)
@@ -221,6 +225,13 @@ def _converted(row: Setting, value: Any) -> Any:
         expected = KINDS[row.kind].expected
         raise TypeError(f"expected {expected}, not None")
     return KINDS[row.kind].convert(value)
+
+
+def _read_variable(name: str, variable: str, value: str) -> Any:
+    try:
+        return KINDS[TABLE[name].kind].convert(value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"the environment variable {variable}: {exc}") from exc
 
 
 # None is Celery's "no limit" for these, though their default is a number.

@@ -24,6 +24,7 @@ GreenqError
 ├── ControlError
 │   ├── UnknownCommand
 │   ├── BadArgument
+│   ├── CommandRefused        this node does not obey that command, or not from just anybody
 │   └── NoReply               nobody answered in time
 ├── TaskError                 what a stored result says about a task that did not succeed
 │   ├── TaskRevokedError
@@ -157,6 +158,10 @@ class UnknownCommand(ControlError):
 
 class BadArgument(ControlError):
     """An argument of a command is missing or of the wrong kind; the message names it."""
+
+
+class CommandRefused(ControlError):
+    """The node does not obey this command; the message names what would have to change for it."""
 
 
 class NoReply(ControlError):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from greenq.context import current
+from greenq.conversion import mask_urls_in
 
 FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_tag)s%(message)s"
 SHORTEST_ESCAPE = {i: f"\\x{i:02x}" for i in (*range(32), 127)}
@@ -30,6 +31,14 @@ def printable(text: str) -> str:
     return text.translate(SHORTEST_ESCAPE)
 
 
+class Formatter(logging.Formatter):
+    """Hides the passwords of URLs, whoever wrote the line: a library's traceback may have one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging."""
+        return mask_urls_in(super().format(record))
+
+
 def configure(level: str, logfile: str | None = None) -> None:
     """Send log lines of this level and above to stderr or the file.
 
@@ -46,7 +55,7 @@ def configure(level: str, logfile: str | None = None) -> None:
         handler = logging.FileHandler(logfile, encoding="utf-8")
     else:
         handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(Formatter(FORMAT))
     handler.addFilter(TaskTag())
     root.addHandler(handler)
     root.setLevel(number)

@@ -131,4 +131,5 @@ class Outcome:
     traceback: str = ""
     expected: bool = False  # an exception the task names in `throws`
     due: float = 0.0  # unix seconds; with Settle.DELAY
-    reason: str = ""  # with Settle.DEAD
+    reason: str = ""  # with Settle.DEAD, and why it is REVOKED
+    signum: int | None = None  # of the command that terminated it

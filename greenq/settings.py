@@ -105,13 +105,13 @@ _CONTROL = (
     _S("control_queue_expires", "seconds", 10.0, "When an unused mailbox is deleted."),
     _S("control_queue_exclusive", "bool", True, "Mailboxes belong to one connection."),
     _S("control_queue_durable", "bool", False, "Mailboxes survive a restart of the broker."),
-    _later("event_exchange", "str", "celeryev", _EVENTS),
+    _S("event_exchange", "str", "celeryev", "The exchange that events are published to."),
     _later("event_queue_prefix", "str", "celeryev", _EVENTS),
     _later("event_queue_ttl", "seconds", 5.0, _EVENTS),
     _later("event_queue_expires", "seconds", 60.0, _EVENTS),
     _later("event_queue_exclusive", "bool", True, _EVENTS),
     _later("event_queue_durable", "bool", False, _EVENTS),
-    _later("event_serializer", "str", "json", _EVENTS),
+    _S("event_serializer", "str", "json", "The serializer of events."),
 )
 
 _TASK = (
@@ -276,8 +276,8 @@ _WORKER = (
     _S("worker_proc_alive_timeout", "seconds", 4.0, "prefork: seconds a child may take to be ready."),
     _moot("worker_redirect_stdouts", "bool", True, _ROOT_LOGGER),
     _moot("worker_redirect_stdouts_level", "str", "WARNING", _ROOT_LOGGER),
-    _later("worker_send_task_events", "bool", False, _EVENTS),
-    _later("worker_state_db", "str", None, "revoked ids are kept in memory in this version"),
+    _S("worker_send_task_events", "bool", False, "Send an event for each step of each task; -E."),
+    _S("worker_state_db", "str", None, "File that keeps revoked ids over restarts; %n, %h as in --statedb."),
     _moot("worker_timer", "str", None, "there is one timer heap"),
     _moot("worker_timer_precision", "float", 1.0, "timers fire when they are due"),
     _later("worker_logfile", "str", None, "logs go to standard error"),
@@ -307,11 +307,26 @@ _OTHERS = (
 _OWN = (
     _own("broker_lease", "seconds", 20.0, "Redis: a silent worker's tasks come back after this long."),
     _own(
+        "worker_control_profile",
+        "profile",
+        "full",
+        "Which commands a worker obeys: full, standard, read, or off; see control-security.md.",
+    ),
+    _own("worker_control_allow", "list", None, "Names of the commands a worker obeys, instead of the profile's."),
+    _own(
+        "worker_control_keys",
+        "keys",
+        {},
+        "Key ids and secrets. If there are any, clients sign with the first and workers obey only what is signed.",
+    ),
+    _own(
         "worker_hub_stall_seconds",
         "seconds",
         1.0,
         "Name a task that lets nothing else run for so long; 0: never. At least 0.3.",
     ),
+    _own("worker_revokes_max", "int", 50_000, "Revoked ids that are remembered; beyond it the oldest goes."),
+    _own("worker_revoke_expires", "seconds", 10_800.0, "How long a revoked id or stamp is remembered."),
 )
 
 TABLE: Mapping[str, Setting] = MappingProxyType(

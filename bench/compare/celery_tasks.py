@@ -21,3 +21,11 @@ def noop(number: int) -> int:
 def wait(seconds: float) -> None:
     """Wait, as a task does that asks a server."""
     time.sleep(seconds)
+
+
+@app.task(name="bench.spin")
+def spin(seconds: float) -> None:
+    """Compute in plain Python, and let nothing else run."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass

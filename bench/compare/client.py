@@ -75,6 +75,30 @@ def _batches(tasks: Any) -> Callable[[int], object]:
     return lambda size: group(tasks.noop.s(number) for number in range(size)).apply_async()
 
 
+def hold(tasks: Any, count: int) -> int:
+    """Send `count` waits that outlast any measurement."""
+    for _ in range(count):
+        tasks.wait.delay(600)
+    return count
+
+
+def spin(tasks: Any, count: int) -> int:
+    """Send `count` computing tasks that outlast any measurement."""
+    for _ in range(count):
+        tasks.spin.delay(600)
+    return count
+
+
+def ping(tasks: Any, count: int) -> list[float | None]:
+    """Milliseconds until the one worker there is has answered, None where it did not within a second."""
+    times: list[float | None] = []
+    for _ in range(count):
+        began = time.perf_counter()
+        answered = tasks.app.control.broadcast("ping", reply=True, limit=1)
+        times.append((time.perf_counter() - began) * 1000 if answered else None)
+    return times
+
+
 _FUNCTIONS: tuple[Callable[[Any, int], object], ...] = (
     sample_noop,
     sample_wait,
@@ -82,6 +106,9 @@ _FUNCTIONS: tuple[Callable[[Any, int], object], ...] = (
     roundtrip,
     delay,
     batch,
+    hold,
+    spin,
+    ping,
 )
 
 

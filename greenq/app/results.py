@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from greenq.app.base import GreenQ
 
 R = TypeVar("R")
+Replies = list[dict[str, Any]] | None
 
 _join_allowed: ContextVar[bool] = ContextVar("greenq_join_allowed", default=False)
 
@@ -144,9 +145,23 @@ class AsyncResult(Generic[R]):
         found = (meta.children if meta is not None else None) or []
         return [AsyncResult(child, self._app) for child in map(_child_id, found) if child]
 
-    def revoke(self, *, terminate: bool = False, signal: str | None = None) -> None:
-        """Tell every worker not to start the task, and with `terminate` to end it where it runs."""
-        self.app.control.revoke(self.id, terminate=terminate, signal=signal)
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        reply: bool = False,
+        wait: bool = False,
+        timeout: float = 1.0,
+        **options: Any,
+    ) -> Replies:
+        """Tell every worker not to start the task, and with `terminate` to end it where it runs.
+
+        Returns None as soon as the broker has the command; with `reply`, or Celery's word `wait`, what workers
+        answer within `timeout` seconds. `options` are those of `app.control.broadcast`, such as `destination`.
+        """
+        options.update(terminate=terminate, reply=reply or wait, timeout=timeout)
+        return _revoke(self.app, self.id, signal=signal, **options)
 
     def forget(self) -> None:
         """Delete the result from the store."""
@@ -202,7 +217,7 @@ class EagerResult(AsyncResult[R]):
         """True."""
         return True
 
-    def revoke(self, *, terminate: bool = False, signal: str | None = None) -> None:
+    def revoke(self, **_options: Any) -> None:
         """Do nothing: the task has ended."""
 
     def forget(self) -> None:
@@ -249,11 +264,21 @@ class GroupResult(Generic[R]):
         """How many have succeeded."""
         return sum(each.successful() for each in self.results)
 
-    def revoke(self, *, terminate: bool = False, signal: str | None = None) -> None:
-        """Revoke all of them, with one command."""
-        if self.results:
-            ids = [each.id for each in self.results]
-            self.results[0].app.control.revoke(ids, terminate=terminate, signal=signal)
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        reply: bool = False,
+        wait: bool = False,
+        timeout: float = 1.0,
+        **options: Any,
+    ) -> Replies:
+        """Revoke all of them, in one message; as `AsyncResult.revoke`. Nothing is sent for an empty group."""
+        if not self.results:
+            return [] if reply or wait else None
+        options.update(terminate=terminate, reply=reply or wait, timeout=timeout)
+        return _revoke(self.results[0].app, [each.id for each in self.results], signal=signal, **options)
 
     def forget(self) -> None:
         """Delete all results from the store."""
@@ -271,6 +296,11 @@ class GroupResult(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<GroupResult {self.id} of {len(self)}>"
+
+
+def _revoke(app: GreenQ, task_id: str | list[str], *, signal: str | int | None, **options: Any) -> Replies:
+    replies: Replies = app.control.revoke(task_id, signal=signal or "SIGTERM", **options)
+    return replies
 
 
 def _as_exception(value: Any) -> BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import translate
 from typing import Any, NamedTuple
@@ -82,14 +82,16 @@ class Router:
     def queue(self, wanted: Any) -> QueueDef:
         """The queue of that name; one that the settings do not name is made up if they allow it."""
         name = getattr(wanted, "name", wanted)
+        if not isinstance(name, str):
+            raise ConfigError(f"{wanted!r:.200} is no queue: write its name")
         known = self.queues.get(name)
         if known is not None:
             return known
         if not isinstance(wanted, str):
-            return _queue_from_object(wanted, self._default_type)
+            return _queue_from_object(wanted, QueueDef(wanted.name, wanted.name, self._default_type, wanted.name))
         if not self._create_missing:
             near = get_close_matches(name, self.queues, n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
+            hint = f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(self.queues))}"
             raise ConfigError(
                 f"there is no queue {name!r} in task_queues, and task_create_missing_queues is off{hint}"
             )
@@ -139,28 +141,28 @@ def _read_queue(name: str | None, value: Any, default: QueueDef) -> QueueDef:
         name = name or value.get("name")
         if not name:
             raise ConfigError(f"setting task_queues: {value!r} has no name")
+        # Without an exchange of its own it is on the default one, whatever type is written beside (wire.md 5.10).
+        exchange = value.get("exchange")
         return QueueDef(
             str(name),
-            value.get("exchange") or default.exchange,
-            value.get("exchange_type") or default.exchange_type,
+            exchange or default.exchange,
+            (value.get("exchange_type") or "direct") if exchange else default.exchange_type,
             value.get("routing_key") or value.get("binding_key") or str(name),
         )
     if isinstance(getattr(value, "name", None), str):
-        return _queue_from_object(value, default.exchange_type)
+        return _queue_from_object(value, default)
     raise ConfigError(f"setting task_queues: {value!r} is no queue: write a name, a dict or a kombu Queue")
 
 
-def _queue_from_object(queue: Any, exchange_type: str) -> QueueDef:
-    """Read a kombu Queue by its attributes, without importing kombu."""
-    name = getattr(queue, "name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{queue!r} is no queue: write its name")
+def _queue_from_object(queue: Any, default: QueueDef) -> QueueDef:
+    """Read a kombu Queue by its attributes, without importing kombu; what it leaves out is as in `default`."""
     exchange = getattr(queue, "exchange", None)
+    name = getattr(exchange, "name", None)
     return QueueDef(
-        name,
-        getattr(exchange, "name", None) or name,
-        getattr(exchange, "type", None) or exchange_type,
-        getattr(queue, "routing_key", None) or name,
+        queue.name,
+        name or default.exchange,
+        (getattr(exchange, "type", None) or "direct") if name else default.exchange_type,
+        getattr(queue, "routing_key", None) or default.routing_key,
     )
 
 
@@ -175,12 +177,14 @@ def _lookup(routes: Any) -> Lookup:
         routes = _imported(routes)
     if isinstance(routes, Mapping):
         return _from_mapping(routes)
-    if isinstance(routes, (list, tuple)) and len(routes) == 2:
-        return _from_mapping({routes[0]: routes[1]})
-    route_for_task = getattr(routes, "route_for_task", None) or routes
-    if callable(route_for_task):
+    if isinstance(routes, (list, tuple)):
+        return _from_mapping(dict(_pairs(routes)))
+    if hasattr(routes, "route_for_task"):  # Celery's older form, of three arguments
+        router = routes() if isinstance(routes, type) else routes
+        return lambda name, args, kwargs, _options, _task: _as_route(router.route_for_task(name, args, kwargs), name)
+    if callable(routes):
         return lambda name, args, kwargs, options, task: _as_route(
-            route_for_task(name, args, kwargs, options, task=task), name
+            routes(name, args, kwargs, options, task=task), name
         )
     raise ConfigError(f"setting task_routes: {routes!r} is no dict, function or path to one")
 
@@ -191,6 +195,15 @@ def _imported(path: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as exc:
         raise ConfigError(f"setting task_routes: {path!r} cannot be imported: {exc}") from exc
+
+
+def _pairs(routes: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """One (pattern, route), or several in order."""
+    if len(routes) == 2 and isinstance(routes[0], (str, re.Pattern)):
+        routes = [routes]
+    if all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in routes):
+        return [(pattern, route) for pattern, route in routes]
+    raise ConfigError(f"setting task_routes: {routes!r:.200} is no list of (pattern, route)")
 
 
 def _from_mapping(routes: Mapping[Any, Any]) -> Lookup:

@@ -60,10 +60,18 @@ class Consumer(Protocol):
         """What is consumed, as QUEUE_INFO objects (wire.md 3.4)."""
 
     def add_queue(self, name: str, **options: Any) -> None:
-        """Consume from one more queue, soon."""
+        """Consume from one more queue, soon; without effect on one that is consumed already.
+
+        Blocks while the queue is declared, on a connection of its own. Options are the keywords of kombu's
+        Queue.from_dict (`broker.queue_requests.OPTIONS`); one that is None counts as not given.
+
+        Raises:
+            ConfigError: there can be no such queue here, it exists with other arguments, or is described
+                otherwise by the settings; nothing has changed then.
+        """
 
     def cancel_queue(self, name: str) -> None:
-        """Stop consuming from a queue, soon; what was fetched from it stays."""
+        """Stop consuming from a queue, soon; what was fetched from it stays, and runs. An unknown one is no error."""
 
     def close(self) -> None:
         """Let go; what is unsettled goes back to the broker."""

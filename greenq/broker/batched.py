@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from greenq._speedups import Malformed, decode_envelope
 from greenq.broker.links import open_link
-from greenq.broker.stores import blocks_in_c, open_store, store_options
+from greenq.broker.queue_requests import asked_queue
+from greenq.broker.stores import blocks_in_c, keeps_fanout, open_store, store_options
 from greenq.broker.topology import Declarations, declare, describe
 from greenq.config import Settings
+from greenq.exceptions import ConfigError
 from greenq.model import Rejected, Request, Settlement
 from greenq.runtime.base import Runtime
 from greenq.transports.base import Delivery, Store
@@ -24,7 +26,7 @@ class BatchedConsumer:
     """Three stores under one owner name, so that each connection has one owner.
 
     `_source` belongs to the fiber that fetches, `_sink` to the one that settles, `_keeper` to the service
-    thread. The set of queues is replaced as a whole, never changed, so any thread may read it.
+    thread. `_queues` is changed from any thread; each change and each copy is one step under the interpreter lock.
     """
 
     delays = True
@@ -40,7 +42,9 @@ class BatchedConsumer:
         options = store_options(url, conf)
         self.prefetch = prefetch
         self.owner = uuid.uuid4().hex
-        self._names: tuple[str, ...] = tuple(queues)
+        self._queues: dict[str, Any] = {name: self._declarations.queue(name) for name in queues}  # kombu.Queue
+        for queue in self._queues.values():
+            self._check(queue)
         self._offload = runtime.offload if blocks_in_c(url) else _here
         self._room = runtime.event()
         self._source: Store = open_store(url, self.owner, options)
@@ -52,17 +56,30 @@ class BatchedConsumer:
     def start(self) -> None:
         """See Consumer. Announces the owner, so that it is known before it holds anything."""
         self._offload(self._source.renew, ())
-        for name in self._names:
-            self._bind(name)
+        self._declare([queue for queue in list(self._queues.values()) if not self._is_plain(queue)])
 
-    def _bind(self, name: str) -> None:
-        """Declare a queue that is reached through an exchange, so that producers' messages find it."""
-        queue = self._declarations.queue(name)
-        if str(queue.exchange.type) == "direct" and queue.exchange.name in ("", name, self._conf.task_default_queue):
+    def _check(self, queue: Any) -> None:
+        if str(queue.exchange.type) == "fanout" and not keeps_fanout(self._url):
+            raise ConfigError(
+                f"queue {queue.name!r} is bound to the fanout exchange {queue.exchange.name!r}: on Redis a message "
+                "sent there is in no queue, and whoever does not listen at that moment never gets it. "
+                "Use a topic exchange with the routing key '#'"
+            )
+
+    def _is_plain(self, queue: Any) -> bool:
+        """Do producers put messages straight into it, to stay for as long as it takes? Nothing to declare, then."""
+        exchange = queue.exchange
+        direct = str(exchange.type) == "direct" and exchange.name in ("", queue.name, self._conf.task_default_queue)
+        return direct and not (queue.expires or queue.message_ttl or queue.queue_arguments)
+
+    def _declare(self, queues: Sequence[Any]) -> None:
+        """Declare queues with their bindings, so that producers' messages find them."""
+        if not queues:
             return
-        link = open_link(self._url, self._conf, "greenq binding")
+        link = open_link(self._url, self._conf, "greenq declaring")
         try:
-            declare(link, queue)
+            for queue in queues:
+                declare(link, queue)
         finally:
             link.close()
 
@@ -73,9 +90,9 @@ class BatchedConsumer:
             self._room.clear()
             return []
         limit = min(limit, BATCH)
-        found = self._offload(self._source.claim, self._names, limit)
-        if not found and timeout > 0 and self._source.wait(self._names, timeout):
-            found = self._offload(self._source.claim, self._names, limit)
+        found = self._offload(self._source.claim, tuple(self._queues), limit)
+        if not found and timeout > 0 and self._source.wait(tuple(self._queues), timeout):
+            found = self._offload(self._source.claim, tuple(self._queues), limit)
         return [_decoded(delivery) for delivery in found]
 
     def interrupt(self) -> None:
@@ -114,17 +131,23 @@ class BatchedConsumer:
 
     def queues(self) -> list[dict[str, Any]]:
         """See Consumer."""
-        return [describe(self._declarations.queue(name)) for name in self._names]
+        return [describe(queue) for queue in list(self._queues.values())]
 
     def add_queue(self, name: str, **options: Any) -> None:
         """See Consumer."""
-        if name not in self._names:
-            self._names = (*self._names, name)
-            self.interrupt()
+        found = self._queues.get(name)
+        queue = asked_queue(self._declarations, name, options, found)
+        self._check(queue)
+        if found is not None:
+            return
+        if not self._is_plain(queue):
+            self._declare([queue])
+        self._queues[name] = queue
+        self.interrupt()
 
     def cancel_queue(self, name: str) -> None:
         """See Consumer."""
-        self._names = tuple(other for other in self._names if other != name)
+        self._queues.pop(name, None)
         self.interrupt()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from kombu.utils.url import parse_url
 
 from greenq.broker.stores import scheme_of
 from greenq.config import Settings
-from greenq.conversion import MASK, mask_url
+from greenq.conversion import MASK, mask_text, mask_url, masked_value, scrubbed
 from greenq.exceptions import BrokerError, BrokerUnreachable, ConfigError
 
 # scheme -> greenq's own kombu transport; every other scheme is kombu's.
@@ -63,7 +63,7 @@ def connect(
         connection.transport_cls = TRANSPORTS.get(scheme, connection.transport_cls)
         connection.transport  # noqa: B018  (found now, so that an unknown scheme is an error of this line)
     except (KeyError, ValueError, ImportError) as exc:
-        raise ConfigError(f"the broker URL {mask_url(url)!r} cannot be used: {exc}") from exc
+        raise ConfigError(f"the broker URL {mask_url(url)!r} cannot be used: {scrubbed(str(exc), url)}") from None
     return connection
 
 
@@ -103,7 +103,7 @@ def broker_errors(connection: kombu.Connection, url: str) -> Iterator[None]:
     except BrokerError:
         raise
     except (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError) as exc:
-        reason = str(exc).strip() or type(exc).__name__
+        reason = scrubbed(str(exc).strip(), url) or type(exc).__name__
         raise BrokerUnreachable(f"no connection to {mask_url(url)}: {reason}") from exc
 
 
@@ -130,9 +130,8 @@ def describe(url: str, conf: Settings) -> dict[str, Any]:
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     scalar = (str, int, float, bool, type(None))
-    secret = ("pass", "secret", "token", "key")
     return {
-        name: MASK if any(word in name.lower() for word in secret) and name != "global_keyprefix" else value
+        mask_text(str(name)): value if name == "global_keyprefix" else masked_value(str(name), value)
         for name, value in options.items()
         if isinstance(value, scalar)
     }

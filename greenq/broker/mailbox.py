@@ -5,7 +5,6 @@ Both are Celery's `pidbox` on the wire (wire.md 4). An instance owns one connect
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 import uuid
@@ -13,179 +12,48 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kombu
-from kombu.serialization import dumps
-from kombu.transport.virtual import Transport as VirtualTransport
 
-from greenq.broker.connections import broker_errors, connect
+from greenq.broker.mailbox_link import MailboxLink
 from greenq.broker.stores import scheme_of
 from greenq.config import Settings
-from greenq.exceptions import BrokerError, BrokerUnreachable, ConfigError
+from greenq.exceptions import BrokerError, BrokerUnreachable
 from greenq.wire.control import (
     BadFrame,
     ControlFrame,
     LogicalClock,
-    command_exchange,
     node_queue,
     read_clock,
+    read_expires,
     read_frame,
-    reply_exchange,
     reply_queue,
 )
+from greenq.wire.signing import WINDOW, Claim, signed
 
 logger = logging.getLogger(__name__)
 
-_PICKLES = frozenset({"pickle", "application/x-python-serialize"})
 _SUBSCRIBE = 0.02  # seconds for the broker to take a subscription
-_PROBE_EVERY = 10.0  # seconds of silence after which the broker is asked whether it is there
+# Bytes of a frame; as many ids to revoke as a node remembers fit twice. A larger one would hold up every task
+# while it is decoded.
+_MOST_BYTES = 4 * 2**20
+# Seconds of reading without a pause after which a command may have waited here for longer than its sender does.
+# Before that an expired one only says that two clocks differ.
+_BEHIND = 0.5
 
 OnBadFrame = Callable[[BadFrame], None]
-
-
-def serializer_of(conf: Settings) -> str:
-    """The serializer of commands and replies: the tasks' one, but never pickle."""
-    name: str = conf.task_serializer
-    return "json" if name in _PICKLES else name
-
-
-def accepted_by(conf: Settings) -> list[str]:
-    """What is let in: `accept_content` without pickle, and JSON always, which cannot run anything."""
-    return sorted({"json", *(kind for kind in conf.accept_content if kind not in _PICKLES)})
-
-
-class _Link:
-    """One connection with the control plane's exchanges declared on it."""
-
-    def __init__(self, url: str, conf: Settings, heartbeat: float = 0.0) -> None:
-        self.url = url
-        self.conf = conf
-        self.namespace: str = conf.control_exchange
-        self.connection = connect(url, conf, heartbeat=heartbeat, options={"confirm_publish": True})
-        self.inbox: list[kombu.Message] = []
-        self.bad: list[BadFrame] = []
-        self._serializer = serializer_of(conf)
-        self._accept = accepted_by(conf)
-        self._beaten = self._heard = time.monotonic()
-
-    def open(self) -> None:
-        """Connect and declare both exchanges."""
-        transient = {"durable": False, "delivery_mode": "transient"}
-        with self.errors():
-            self.connection.ensure_connection(max_retries=1, timeout=self.conf.broker_connection_timeout)
-            self.channel = self.connection.default_channel
-            self.commands = kombu.Exchange(command_exchange(self.namespace), type="fanout", **transient)
-            self.replies = kombu.Exchange(reply_exchange(self.namespace), type="direct", **transient)
-            for exchange in (self.commands, self.replies):
-                exchange(self.channel).declare()
-            self.producer = kombu.Producer(self.channel, auto_declare=False)
-
-    def errors(self) -> Any:
-        """Turn the transport's errors into ours."""
-        return broker_errors(self.connection, self.url)
-
-    def consume(self, name: str, exchange: kombu.Exchange, key: str = "") -> None:
-        """Declare a mailbox queue and listen to it."""
-        conf = self.conf
-        durable = bool(conf.control_queue_durable)
-        if durable and conf.control_queue_exclusive:
-            raise ConfigError("control_queue_durable and control_queue_exclusive may not both be true")
-        queue = kombu.Queue(
-            name,
-            exchange=exchange,
-            routing_key=key,
-            durable=durable,
-            auto_delete=not durable,
-            exclusive=bool(conf.control_queue_exclusive),
-            expires=conf.control_queue_expires or None,
-            message_ttl=conf.control_queue_ttl or None,
-        )
-        self.consumer = kombu.Consumer(
-            self.channel,
-            [queue],
-            no_ack=True,
-            on_message=self.inbox.append,
-            accept=self._accept,
-            on_decode_error=self._undecodable,
-        )
-        self.queue = queue(self.channel)
-        self.consumer.consume()
-
-    def _undecodable(self, _message: Any, exc: Exception) -> None:
-        self.bad.append(BadFrame("undecodable", repr(exc)))
-
-    def drain(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for one delivery into `inbox`; what cannot be read goes to `bad`.
-
-        Raises:
-            BrokerUnreachable: when the connection is lost.
-        """
-        with self.errors():
-            try:
-                self.connection.drain_events(timeout=timeout)
-            except TimeoutError as exc:
-                if exc.errno == errno.ETIMEDOUT:  # the peer's silence, not the end of our patience
-                    raise
-            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
-                # A virtual transport has read the frame off its socket before it stumbles over what is in it:
-                # the connection is as good as before. Of a half-read AMQP frame that cannot be said.
-                if not isinstance(self.connection.transport, VirtualTransport):
-                    raise BrokerUnreachable(f"what came from the broker makes no sense: {exc!r}") from exc
-                self.bad.append(BadFrame("undecodable", repr(exc)))
-            else:
-                self._heard = time.monotonic()
-
-    def take(self) -> list[kombu.Message]:
-        """Empty the inbox."""
-        taken, self.inbox[:] = list(self.inbox), ()
-        return taken
-
-    def send(self, body: Mapping[str, Any], exchange: kombu.Exchange, key: str, headers: Mapping[str, Any]) -> None:
-        """Publish one message; a `body` that cannot be serialized raises what its serializer raises."""
-        content_type, encoding, payload = dumps(body, self._serializer)
-        with self.errors():
-            self.producer.publish(
-                payload,
-                exchange=exchange.name,
-                routing_key=key,
-                content_type=content_type,
-                content_encoding=encoding,
-                headers=dict(headers),
-                delivery_mode=1,
-            )
-
-    def beat(self) -> None:
-        """Notice a connection that died without a word; call it about once a second."""
-        now = time.monotonic()
-        with self.errors():
-            interval = self.connection.get_heartbeat_interval() if self.connection.supports_heartbeats else 0
-            if interval and now - self._beaten >= interval / 4:
-                self._beaten = now
-                self.connection.heartbeat_check(rate=4)
-            if now - self._heard >= _PROBE_EVERY:
-                self._heard = now
-                # Declaring again what is there changes nothing and asks the broker on every transport.
-                self.queue.queue_declare()
-
-    def close(self) -> None:
-        """Let go of the connection, whatever state it is in."""
-        try:
-            with self.errors():
-                self.connection.release()
-        except BrokerError:
-            # A broken connection cannot say goodbye; the broker drops what belonged to it.
-            self.connection.collect(socket_timeout=0.1)
 
 
 class NodeMailbox:
     """Where one node reads commands and answers them."""
 
     def __init__(self, url: str, conf: Settings, hostname: str, clock: LogicalClock, on_bad: OnBadFrame) -> None:
-        self._link = _Link(url, conf, heartbeat=conf.broker_heartbeat or 0)
+        self._link = MailboxLink(url, conf, heartbeat=conf.broker_heartbeat or 0)
         self._hostname = hostname
         self._clock = clock
         self._on_bad = on_bad
         self._expire_replies = scheme_of(url).startswith(("redis", "unix"))
         self._reply_ttl = int((conf.control_queue_ttl or 300.0) * 1000)
         self._listening = False
+        self._caught_up = time.monotonic()  # when there was nothing left to read
 
     def open(self) -> None:
         """Connect, declare and listen.
@@ -209,17 +77,36 @@ class NodeMailbox:
         self._link.drain(_SUBSCRIBE)
 
     def read(self, timeout: float) -> list[ControlFrame]:
-        """Wait up to `timeout` seconds; return the commands meant for this node. Bad ones go to `on_bad`."""
+        """Wait up to `timeout` seconds; return the commands meant for this node. Bad ones go to `on_bad`.
+
+        So do, unread, those that have waited for so long that nobody waits for them any more.
+        """
         link = self._link
         if not link.inbox:
             link.drain(timeout)
-        frames = [frame for message in link.take() if (frame := self._frame(message)) is not None]
+        messages = link.take()
+        now = time.monotonic()
+        if not messages and not link.bad:
+            self._caught_up = now
+        elif now - self._caught_up > _BEHIND:
+            messages = [message for message in messages if not self._is_expired(message)]
+        frames = [frame for message in messages if (frame := self._frame(message)) is not None]
         for fault in link.bad:
             self._on_bad(fault)
         link.bad.clear()
         return [frame for frame in frames if frame.is_for(self._hostname)]
 
+    def _is_expired(self, message: kombu.Message) -> bool:
+        expires = read_expires(message.headers.get("expires"))
+        late = time.time() - expires if expires else 0.0
+        if late > 0:
+            self._on_bad(BadFrame("expired", f"{late:.1f} s ago"))
+        return late > 0
+
     def _frame(self, message: kombu.Message) -> ControlFrame | None:
+        if len(message.body or b"") > _MOST_BYTES:
+            self._on_bad(BadFrame("too_large", f"{len(message.body)} bytes"))
+            return None
         try:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001  (whatever a serializer makes of a stranger's bytes)
@@ -276,8 +163,10 @@ class ReplyMailbox:
     """
 
     def __init__(self, url: str, conf: Settings, clock: LogicalClock) -> None:
-        self._link = _Link(url, conf)
+        self._link = MailboxLink(url, conf)
         self._clock = clock
+        # The first key signs, so that a new one may be known everywhere before anything is signed with it.
+        self._signer: tuple[str, str] | None = next(iter(conf.worker_control_keys.items()), None)
         self.key = str(uuid.uuid4())
         self.listening = False
         self._link.open()
@@ -289,11 +178,19 @@ class ReplyMailbox:
                 self._link.consume(reply_queue(self.key, self._link.namespace), self._link.replies, self.key)
             self.listening = True
 
-    def send(self, body: Mapping[str, Any], timeout: float) -> None:
-        """Publish a command to every node; returns when the broker has it."""
+    def send(self, body: Mapping[str, Any], timeout: float) -> int | None:
+        """Publish a command to every node, signed if the settings have a key; returns when the broker has it.
+
+        Returns:
+            How many mailboxes it went to; None where the broker does not say. RabbitMQ says only that there is none.
+        """
         link = self._link
+        if self._signer is not None:
+            name, secret = self._signer
+            body = signed(body, new_claim(name, timeout), link.namespace, secret)
         headers = {"clock": self._clock.forward(), "expires": time.time() + timeout if timeout else 0}
-        link.send(body, link.commands, "", headers)
+        link.send(body, link.commands, "", headers, mandatory=True)
+        return link.reached()
 
     def receive(self, ticket: str, timeout: float) -> list[dict[str, Any]]:
         """Wait up to `timeout` seconds for something; return the replies to `ticket`, {node: data} each."""
@@ -320,6 +217,12 @@ class ReplyMailbox:
             logger.debug("The reply queue is left to expire by itself: %s", exc)
         self.listening = False
         link.close()
+
+
+def new_claim(key: str, timeout: float) -> Claim:
+    """A claim for a command sent now; `timeout` (seconds) is how long its sender waits, 0 if not at all."""
+    now = time.time()
+    return Claim(key, now, now + min(timeout or WINDOW, WINDOW), uuid.uuid4().hex)
 
 
 def _decoded(message: kombu.Message) -> dict[str, Any] | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from greenq._speedups import Malformed, decode_parts
 from greenq.broker.kombu_publisher import KombuPublisher
 from greenq.broker.links import open_link
-from greenq.broker.topology import Declarations, dead_queue, declare, describe, is_quorum
+from greenq.broker.queue_set import QueueSet
+from greenq.broker.topology import dead_queue
 from greenq.config import Settings
 from greenq.exceptions import BrokerError, BrokerUnreachable, ConfigError
 from greenq.model import Rejected, Request, Settle, Settlement, TaskMessage
@@ -45,11 +45,8 @@ class PushedConsumer:
     def __init__(self, url: str, conf: Settings, queues: Sequence[str], prefetch: int, runtime: Runtime) -> None:
         self._url = url
         self._conf = conf
-        self._declarations = Declarations(conf)
         self._publisher = KombuPublisher(url, conf)
-        self._wanted: dict[str, dict[str, Any]] = {name: {} for name in queues}  # name -> options
-        self._consumed: dict[str, Any] = {}  # name -> kombu.Queue as it is in the broker
-        self._changes: deque[tuple[str, dict[str, Any] | None]] = deque()  # None: cancel
+        self._queues = QueueSet(url, conf, queues)
         self._prefetch = prefetch
         self._extra = 0
         self._link: Link | None = None
@@ -64,25 +61,17 @@ class PushedConsumer:
 
         Raises:
             BrokerUnreachable: no connection, or it was lost at once.
-            ConfigError: a queue exists with other arguments; the message names them.
+            ConfigError: a queue exists with other arguments; the message names them. Once this consumer has
+                worked, such a queue is left out instead, and tried again with the next connection.
         """
         with self._owner:
             self._drop()
             link = open_link(self._url, self._conf, "greenq consumer")
             try:
-                queues = {
-                    name: declare(link, self._declarations.queue(name, **options))
-                    for name, options in self._wanted.items()
-                }
-                if any(map(is_quorum, queues.values())):
-                    link.unshare_prefetch()
-                link.prefetch(self._granted(link))
-                for name, queue in queues.items():
-                    link.consume(name, queue.consumer_arguments or {})
+                self._queues.begin(link, self._granted(link), strict=not self.epoch)
             except BaseException:
                 _close(link)
                 raise
-            self._consumed = queues
             self._unreadable.clear()
             self.epoch += 1
             self._link = link
@@ -105,14 +94,15 @@ class PushedConsumer:
             until = time.monotonic() + timeout
             try:
                 while True:
-                    self._change_queues(link)
+                    self._queues.change(link)
                     arrivals = link.take(limit)
                     left = until - time.monotonic()
                     if arrivals or self._interrupted or left < 0:
                         break
                     link.wait(left)
-            except BrokerUnreachable:
+            except BrokerUnreachable as exc:
                 self._drop()
+                self._queues.lost(exc)
                 raise
             if not arrivals:
                 self._interrupted = False
@@ -136,31 +126,6 @@ class PushedConsumer:
         self._unreadable[arrival.tag] = arrival
         body = arrival.body if isinstance(arrival.body, bytes) else arrival.body.encode("utf-8", "replace")
         return Rejected(arrival.tag, self.epoch, arrival.queue, body, error)
-
-    def _change_queues(self, link: Link) -> None:
-        for name in link.withdrawn():
-            if name in self._wanted:
-                logger.warning("The broker has ended our consumption of queue %s; declaring it again.", name)
-                self._changes.append((name, self._wanted[name]))
-        while self._changes:
-            name, options = self._changes.popleft()
-            if options is None:
-                self._consumed.pop(name, None)
-                link.cancel(name)
-                continue
-            try:
-                queue = declare(link, self._declarations.queue(name, **options))
-            except ConfigError:
-                # One queue that cannot be had is no reason to leave the others.
-                logger.exception("Queue %s is not consumed.", name)
-                self._wanted.pop(name, None)
-                self._consumed.pop(name, None)
-                continue
-            if is_quorum(queue):
-                link.unshare_prefetch()
-            link.cancel(name)
-            link.consume(name, queue.consumer_arguments or {})
-            self._consumed[name] = queue
 
     def interrupt(self) -> None:
         """See Consumer. Remembered: it ends the next wait if there is none now."""
@@ -272,18 +237,16 @@ class PushedConsumer:
 
     def queues(self) -> list[dict[str, Any]]:
         """See Consumer."""
-        return [describe(queue) for queue in list(self._consumed.values())]
+        return self._queues.describe()
 
     def add_queue(self, name: str, **options: Any) -> None:
-        """See Consumer. Options: exchange, exchange_type, routing_key, queue_arguments and kombu's others."""
-        self._wanted[name] = options
-        self._changes.append((name, options))
-        self._wake()
+        """See Consumer."""
+        if self._queues.add(name, options):
+            self._wake()
 
     def cancel_queue(self, name: str) -> None:
         """See Consumer."""
-        self._wanted.pop(name, None)
-        self._changes.append((name, None))
+        self._queues.cancel(name)
         self._wake()
 
     def close(self) -> None:

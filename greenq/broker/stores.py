@@ -23,6 +23,9 @@ STORES = {
 # Stores whose calls block in C: on a green hub they are made in a native thread.
 BLOCK_IN_C = frozenset({"sqlite"})
 
+# Where a fanout exchange puts messages into queues; on Redis kombu publishes them to whoever listens.
+KEEP_FANOUT = frozenset({"sqlite"})
+
 
 def scheme_of(url: str) -> str:
     """The scheme of a broker URL, lower case.
@@ -44,6 +47,11 @@ def is_batched(url: str) -> bool:
 def blocks_in_c(url: str) -> bool:
     """Would the store's calls hold up a green hub?"""
     return scheme_of(url) in BLOCK_IN_C
+
+
+def keeps_fanout(url: str) -> bool:
+    """Does what is sent to a fanout exchange wait in the queues bound to it?"""
+    return scheme_of(url) in KEEP_FANOUT
 
 
 def store_options(url: str, conf: Settings) -> dict[str, Any]:

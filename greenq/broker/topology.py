@@ -43,24 +43,26 @@ class Declarations:
             self._known[default.name] = self._completed(default)
 
     def _configured(self, queues: Any) -> list[Any]:
-        if isinstance(queues, Mapping):
-            return [
-                self._completed(options) if isinstance(options, Queue) else self._from_options(name, options)
-                for name, options in queues.items()
-            ]
-        return [
-            self._completed(queue) if isinstance(queue, Queue) else self._from_options(str(queue), None)
-            for queue in queues or ()
-        ]
+        """Those of `task_queues`: a dict by name, or a list; each a kombu Queue, a dict of options, or a name."""
+        pairs = queues.items() if isinstance(queues, Mapping) else [(None, each) for each in queues or ()]
+        return [self._read(name, value) for name, value in pairs]
 
-    def _from_options(self, name: str, options: Mapping[str, Any] | None) -> Any:
-        values = dict(options or {})
-        if not values:
-            return self._missing(name)
+    def _read(self, name: str | None, value: Any) -> Any:
+        if isinstance(value, Queue):
+            return self._completed(value)
+        if not isinstance(value, Mapping):
+            return self.make(name or str(value), {})
+        options = dict(value)
+        return self.make(name or str(options.pop("name", "")), options)
+
+    def make(self, name: str, options: Mapping[str, Any]) -> Any:
+        """A queue from the keywords of kombu's Queue.from_dict; what is not given is as for `task_queues`."""
+        values = dict(options)
         values["routing_key"] = values.get("routing_key") or values.get("binding_key") or name
         return self._completed(Queue.from_dict(name, **values))
 
-    def _missing(self, name: str) -> Any:
+    def missing(self, name: str) -> Any:
+        """The queue that producers make up where no setting names it (wire.md 5.10)."""
         conf = self._conf
         kind = conf.task_create_missing_queue_exchange_type or conf.task_default_exchange_type or "direct"
         arguments = {_TYPE: "quorum"} if conf.task_create_missing_queue_type == "quorum" else None
@@ -79,14 +81,16 @@ class Declarations:
             queue.queue_arguments = {"x-max-priority": priorities, **(queue.queue_arguments or {})}
         return queue
 
-    def queue(self, name: str, **options: Any) -> Any:
-        """The queue of that name; `options` (exchange, routing_key, queue_arguments, ...) make a new one.
+    def known(self, name: str) -> Any:
+        """The queue of that name in the settings, or None."""
+        return self._known.get(name)
+
+    def queue(self, name: str) -> Any:
+        """The queue of that name.
 
         Raises:
             ConfigError: no setting names it, and `task_create_missing_queues` is off.
         """
-        if options:
-            return self._from_options(name, options)
         found = self._known.get(name)
         if found is not None:
             return found
@@ -95,7 +99,7 @@ class Declarations:
                 f"queue {name!r} is not in task_queues ({', '.join(sorted(self._known))}), "
                 "and task_create_missing_queues is off"
             )
-        return self._missing(name)
+        return self.missing(name)
 
     def of(self, message: TaskMessage) -> Any:
         """The queue a message is sent to, or None where only the broker can know."""

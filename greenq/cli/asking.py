@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,19 +23,27 @@ from greenq.cli.state import (
     with_common_options,
 )
 from greenq.cli.tables import as_json, render
-from greenq.control.arguments import describe, read_text
+from greenq.control.arguments import Parameter, describe
 from greenq.control.client import Control, Reply
 from greenq.control.registry import Command, Kind, default_registry
 from greenq.exceptions import GreenqError, NoReply
+from greenq.log import printable
 
 ASKING = "Asking"
+OWN = "The app's own"
 _RESERVED = frozenset({"app", "broker", "config", "destination", "json", "quiet", "strict", "timeout", "workdir"})
 
 
 def asking_options() -> list[click.Option]:
     """The options of everything that asks workers."""
     return [
-        remembered("-d", "--destination", metavar="NODE,...", section=ASKING, help="Ask these nodes only."),
+        remembered(
+            *("-d", "--destination"),
+            multiple=True,
+            metavar="NODE,...",
+            section=ASKING,
+            help="Ask these nodes only; may be given more than once.",
+        ),
         remembered(
             *("-t", "--timeout"),
             type=float,
@@ -103,8 +113,14 @@ class Asker(click.Group):
         return suggestion(name, [command.name for command in default_registry().of(self.kind) if command.visible])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See click."""
-        self.format_commands(ctx, formatter)
+        """See click. The commands stand under what they are about, an app's own by themselves."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = default_registry().get(name)
+            sections.setdefault(_topic(command), []).append((name, command.help))
+        for title in sorted(sections, key=lambda title: (title == OWN, title)):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
         format_sections(self, ctx, formatter)
 
     def _list(self, ctx: click.Context, _param: click.Parameter, value: Any) -> None:
@@ -115,6 +131,11 @@ class Asker(click.Group):
             ctx.exit(0)
 
 
+def _topic(command: Command) -> str:
+    """What a built-in command is about: the module it stands in says so."""
+    return OWN if command.own else command.run.__module__.rpartition(".")[2].capitalize()
+
+
 def _usage(command: Command) -> str:
     if command.signature is not None:
         return command.signature
@@ -123,6 +144,27 @@ def _usage(command: Command) -> str:
         word = parameter.name.upper() + ("..." if parameter.name == command.variadic else "")
         words.append(word if parameter.required else f"[{word}]")
     return " ".join(words)
+
+
+class CommandLine(SectionCommand):
+    """The sub-command that sends `command`."""
+
+    command: Command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See click."""
+        rows = [(each.name.upper(), _described(each, self.command)) for each in self.command.positional()]
+        if rows:
+            with formatter.section("Arguments"):
+                formatter.write_dl(rows)
+        super().format_options(ctx, formatter)
+
+
+def _described(parameter: Parameter, command: Command) -> str:
+    if parameter.name == command.variadic:
+        return "one or more" if parameter.required else "any number"
+    kind = describe(parameter.kind)
+    return kind if parameter.required or parameter.default is None else f"{kind} [default: {parameter.default}]"
 
 
 def _as_click(command: Command) -> click.Command:
@@ -140,18 +182,26 @@ def _as_click(command: Command) -> click.Command:
             value = named.get(parameter.name)
             if value is not None and value is not False:
                 try:
-                    arguments[parameter.name] = value if value is True else read_text(parameter.kind, value)
-                except ValueError as exc:
+                    arguments[parameter.name] = value if value is True else parameter.read(value)
+                except (TypeError, ValueError) as exc:
                     raise click.BadParameter(str(exc), param_hint=f"--{parameter.name}") from None
         return ask(command, arguments)
 
     takes_words = [words] if command.positional() else []
-    return SectionCommand(
+    made = CommandLine(
         command.name,
         callback=callback,
         help=command.help,
         params=[*takes_words, *options, *asking_options(), *common_options()],
     )
+    made.command = command
+    return made
+
+
+def _nodes(state: State) -> list[str]:
+    """The nodes that were named, each once, however often and with however many commas."""
+    words = (name.strip() for words in state.destination for name in words.split(","))
+    return list(dict.fromkeys(name for name in words if name))
 
 
 def ask(command: Command, arguments: dict[str, Any]) -> int:
@@ -162,7 +212,7 @@ def ask(command: Command, arguments: dict[str, Any]) -> int:
     """
     state = click.get_current_context().ensure_object(State)
     app = state.load_app(bare=True)
-    nodes = [name for name in (state.destination or "").split(",") if name]
+    nodes = _nodes(state)
     timeout = command.default_timeout if state.timeout is None else state.timeout
     with Control(app) as client:
         if command.replies:
@@ -175,10 +225,7 @@ def ask(command: Command, arguments: dict[str, Any]) -> int:
         answered = [node for reply in replies or () for node in reply]
         if state.json:
             _print_json(command, replies or [])
-        missing = [node for node in nodes if node not in answered]
-        there = [node for reply in client.ping(timeout=timeout) for node in reply] if missing else []
-    for node in missing if there else ():
-        click.echo(f"greenq: no reply from {node}{_near_node(node, there)}", err=True)
+        missing, there = _missing(client, nodes, answered, timeout)
     if not answered:
         if there:
             return UNAVAILABLE
@@ -187,6 +234,17 @@ def ask(command: Command, arguments: dict[str, Any]) -> int:
         click.echo(f"\n{_online(len(answered))}")
     failed = any(isinstance(data, dict) and "error" in data for reply in replies or () for data in reply.values())
     return 1 if state.strict and (failed or missing) else 0
+
+
+def _missing(
+    client: Control, nodes: Sequence[str], answered: Sequence[str], timeout: float
+) -> tuple[list[str], list[str]]:
+    """Say which nodes that were named did not answer, and what they may be called: (those, all that are there)."""
+    missing = [node for node in nodes if node not in answered]
+    there = [node for reply in client.ping(timeout=timeout) for node in reply] if missing else []
+    for node in missing if there else ():
+        click.echo(f"greenq: no reply from {printable(node)}{_near_node(node, there)}", err=True)
+    return missing, there
 
 
 def _tell(
@@ -212,10 +270,15 @@ def _print_reply(name: str, reply: Reply) -> None:
     for node, data in reply.items():
         bad = isinstance(data, dict) and "error" in data
         mark = click.style("ERROR", fg="red") if bad else click.style("OK", fg="green")
-        click.echo(f"->  {node}: {mark}")
-        text = render(name, data)
+        click.echo(f"->  {printable(node)}: {mark}")
+        text = render(name, data, _width())
         if text:
             click.echo(text)
+
+
+def _width() -> int | None:
+    """The columns of the terminal; None where a file or a pipe takes what is printed."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _print_json(command: Command, replies: list[Reply]) -> None:
@@ -224,7 +287,8 @@ def _print_json(command: Command, replies: list[Reply]) -> None:
 
 
 def _near_node(node: str, there: Sequence[str]) -> str:
-    near = difflib.get_close_matches(node, there, 1)
+    short = [each for each in there if each.partition("@")[0] == node.partition("@")[0]]
+    near = short[:1] or difflib.get_close_matches(node, there, 1)
     if near and near[0] != node:
         return f"; did you mean {near[0]!r}?"
     return f"; there {'is' if len(there) == 1 else 'are'} {', '.join(sorted(there))}"
@@ -245,25 +309,28 @@ def _online(count: int) -> str:
 def _status() -> int:
     state = click.get_current_context().ensure_object(State)
     app = state.load_app(bare=True)
-    nodes = [name for name in (state.destination or "").split(",") if name]
+    nodes = _nodes(state)
     timeout = 1.0 if state.timeout is None else state.timeout
     printed: Callable[[Reply], object] | None = None if state.json else _print_status
     with Control(app) as client:
         replies = client.ping(nodes, timeout=timeout, callback=printed)
+        missing, there = _missing(client, nodes, [node for reply in replies for node in reply], timeout)
     found = {node: data for reply in replies for node, data in reply.items()}
     if state.json:
         click.echo(as_json(found))
     if not found:
+        if there:
+            return UNAVAILABLE
         raise NoReply(_nobody(app, timeout))
     if not state.quiet:
         # On standard error with --json, so that what is on standard output stays JSON.
         click.echo(f"\n{_online(len(found))}", err=state.json)
-    return 1 if state.strict and any(node not in found for node in nodes) else 0
+    return 1 if state.strict and missing else 0
 
 
 def _print_status(reply: Reply) -> None:
     for node in reply:
-        click.echo(f"{node}: {click.style('OK', fg='green')}")
+        click.echo(f"{printable(node)}: {click.style('OK', fg='green')}")
 
 
 inspect = Asker("inspect", "Ask workers what they do.")

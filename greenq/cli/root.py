@@ -15,6 +15,8 @@ from greenq.cli.state import UNAVAILABLE, State, common_options, format_sections
 from greenq.exceptions import BadArgument, BrokerError, ConfigError, GreenqError, NoReply, UnknownCommand
 
 USAGE = 2
+# A group named without a command: its message is its help. Before click 8.2 the help was printed, and that was all.
+_NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class Entry(NamedTuple):
@@ -114,6 +116,9 @@ def run(argv: Sequence[str], pool: str, pool_source: str, zygote: Any = None) ->
             color=False if state.no_color else None,
         )
     except (click.ClickException, click.Abort, GreenqError) as exc:
+        if isinstance(exc, _NO_ARGUMENTS):
+            click.echo(exc.format_message(), err=True)
+            return USAGE
         if state.traceback:
             traceback.print_exc()
         text, number = explain(exc)

@@ -17,6 +17,9 @@ SETTINGS = {
     "soft_time_limit": "task_soft_time_limit",
     "max_tasks_per_child": "worker_max_tasks_per_child",
     "max_memory_per_child": "worker_max_memory_per_child",
+    "task_events": "worker_send_task_events",
+    "statedb": "worker_state_db",
+    "control_profile": "worker_control_profile",
 }
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
@@ -87,7 +90,10 @@ def _run(**given: Any) -> int:
     from greenq.worker.worker import Worker
 
     node = naming.node_name(given.pop("hostname"))
+    silent = given.pop("without_heartbeat")
     options = {name: value for name, value in given.items() if value not in (None, ())}
+    if silent:
+        options["heartbeat_interval"] = None
     if "logfile" in options:
         options["logfile"] = naming.expand(options["logfile"], node)
     return Worker(
@@ -100,6 +106,45 @@ def _run(**given: Any) -> int:
 
 def _option(*names: str, section: str, **attributes: Any) -> click.Option:
     return SectionOption(list(names), section=section, **attributes)
+
+
+def _events() -> list[click.Option]:
+    """What those who watch are told."""
+    return [
+        _option(
+            *("-E", "--task-events"),
+            is_flag=True,
+            default=None,
+            section="Events",
+            help="Send an event for each step of each task. [default: worker_send_task_events]",
+        ),
+        _option(
+            "--heartbeat-interval",
+            type=click.FloatRange(min=0.1),
+            metavar="SECONDS",
+            section="Events",
+            help="Between two events that say that the node lives. [default: 2]",
+        ),
+        _option("--without-heartbeat", is_flag=True, section="Events", help="Send no such events."),
+    ]
+
+
+def _memory() -> list[click.Option]:
+    """What the node knows of revoked tasks when it starts."""
+    return [
+        _option(
+            *("-S", "--statedb"),
+            metavar="PATH",
+            section="Node",
+            help="Keep revoked ids over restarts in this file; %n, %h, %p as in --logfile.",
+        ),
+        _option(
+            "--without-mingle",
+            is_flag=True,
+            section="Node",
+            help="Do not ask the other workers at start what is revoked.",
+        ),
+    ]
 
 
 def _limits() -> list[click.Option]:
@@ -221,7 +266,15 @@ worker = with_common_options(
                 section="Tasks",
                 help="Tasks reserved a slot. [default: worker_prefetch_multiplier]",
             ),
+            _option(
+                "--control-profile",
+                type=Choice(("full", "standard", "read", "off")),
+                section="Node",
+                help="Which remote commands to obey. [default: worker_control_profile, full]",
+            ),
+            *_memory(),
             *_limits(),
+            *_events(),
             _option("--purge", is_flag=True, section="Tasks", help="Delete what waits in the queues first."),
         ],
     )

@@ -32,7 +32,7 @@ class State:
     no_color: bool = False
     quiet: bool = False
     traceback: bool = False
-    destination: str | None = None
+    destination: tuple[str, ...] = ()
     timeout: float | None = None
     json: bool = False
     strict: bool = False
@@ -69,9 +69,11 @@ class State:
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value is None or value is False or param.name is None:
+    if value is None or value is False or value == () or param.name is None:
         return
     state = ctx.ensure_object(State)
+    if isinstance(value, tuple):
+        value = (*getattr(state, param.name), *value)
     if param.name == "workdir":
         os.chdir(value)
     setattr(state, param.name, value)
@@ -101,11 +103,14 @@ class SectionCommand(click.Command):
 
 
 def format_sections(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    """Write a command's options under their headings, in the order in which these first appear."""
+    """Write a command's options under their headings, in the order in which these first appear.
+
+    What it takes by position stands in its usage line.
+    """
     sections: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
         record = param.get_help_record(ctx)
-        if record is not None:
+        if record is not None and isinstance(param, click.Option):
             sections.setdefault(getattr(param, "section", "Options"), []).append(record)
     for title in sorted(sections, key=lambda title: title == COMMON):
         with formatter.section(title):

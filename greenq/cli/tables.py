@@ -6,21 +6,37 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-_WIDEST = 60  # characters of one column
+from greenq.log import printable
+
+_WIDEST = 60  # characters of one column but the last
 _INDENT = "    "
 
 
-def render(command: str, data: Any) -> str:
-    """The reply of one node, indented, without a newline at the end."""
+def render(command: str, data: Any, width: int | None = None) -> str:
+    """The reply of one node, indented, without a newline at the end.
+
+    A table's lines are cut to `width` columns, those of the terminal; None cuts nothing, for a file or a pipe.
+    What a node or a sender has put into a value never steers the terminal.
+    """
     if isinstance(data, dict) and set(data) in ({"ok"}, {"error"}):
         text = str(next(iter(data.values())))
-    elif command in _RENDERERS and isinstance(data, (list, dict)):
-        text = _RENDERERS[command](data)
     else:
-        text = plain(data)
-    return "\n".join(_INDENT + line if line else line for line in text.splitlines())
+        text = _shown(command, data)
+        if width is not None and command in _RENDERERS:
+            most = max(20, width - len(_INDENT))
+            text = "\n".join(map(partial(_cut, most=most), text.split("\n")))
+    return "\n".join(_INDENT + printable(line.expandtabs()) if line else line for line in text.splitlines())
+
+
+def _shown(command: str, data: Any) -> str:
+    try:
+        return _RENDERERS[command](data)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # No table for it, or not what workers reply: shown as it came.
+        return plain(data)
 
 
 def plain(data: Any) -> str:
@@ -41,7 +57,7 @@ def as_json(data: Any, indent: int | None = 4) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns of equal width; the last is as wide as it needs to be."""
-    lines = [[_cell(cell) for cell in row] for row in rows]
+    lines = [[*(_cut(_cell(cell), _WIDEST) for cell in row[:-1]), _cell(row[-1])] for row in rows]
     if not lines:
         return "- empty -"
     widths = [max(len(line[i]) for line in [list(headings), *lines]) for i in range(len(headings))]
@@ -53,8 +69,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = "-" if value is None else " ".join(str(value).split())
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."
+    return "-" if value is None else " ".join(str(value).split())
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _call(info: Mapping[str, Any]) -> str:
@@ -99,6 +118,19 @@ def _scheduled(data: Any) -> str:
     return table(("ETA", "ID", "TASK", "ARGUMENTS"), rows)
 
 
+def _found(data: Any) -> str:
+    rows = [(task_id, state, info.get("name"), _call(info)) for task_id, (state, info) in sorted(data.items())]
+    return table(("ID", "STATE", "TASK", "ARGUMENTS"), rows)
+
+
+def _clock(data: Any) -> str:
+    return str(data["clock"])
+
+
+def _conf(data: Any) -> str:
+    return _lines(sorted((name, as_json(value, indent=None)) for name, value in data.items()))
+
+
 def _local(eta: Any) -> str:
     try:
         return datetime.fromisoformat(eta).astimezone().isoformat(sep=" ", timespec="seconds")
@@ -137,10 +169,15 @@ def _stats(data: Any) -> str:
         if isinstance(value, dict) and group != "total":
             nothing: tuple[object, ...] = (None, [], {}, "", 0) if group in _SPARSE else ()
             lines += [(f"{group}.{name}", each) for name, each in _flat(value) if each not in nothing]
-    width = max((len(name) for name, _ in lines), default=0)
-    text = "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
+    text = _lines(lines)
     counts = sorted(total.items(), key=lambda item: (-item[1], item[0]))
     return f"{text}\n\n{table(('TASK', 'STARTED'), counts)}" if counts else text
+
+
+def _lines(pairs: Sequence[tuple[str, object]]) -> str:
+    """Names and values, a line each, the values below each other."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -156,6 +193,9 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 _RENDERERS: Mapping[str, Callable[[Any], str]] = {
     "active": _active,
     "active_queues": _queues,
+    "clock": _clock,
+    "conf": _conf,
+    "query_task": _found,
     "registered": _registered,
     "reserved": _reserved,
     "scheduled": _scheduled,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -25,12 +25,24 @@ MISSING: Any = _Missing()
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One argument of a command. `default is MISSING` where it has to be given, `keyword` after a `*`."""
+    """One argument of a command. `default is MISSING` where it has to be given, `keyword` after a `*`.
+
+    `reader` reads what is typed at the prompt for an argument that may be anything on the wire.
+    """
 
     name: str
     kind: Any = Any
     default: Any = MISSING
     keyword: bool = False
+    reader: Callable[[str], Any] | None = None
+
+    def read(self, text: str) -> Any:
+        """Read what a person typed for it.
+
+        Raises:
+            ValueError: when it cannot be read so.
+        """
+        return read_text(self.kind, text) if self.reader is None else self.reader(text)
 
     @property
     def required(self) -> bool:

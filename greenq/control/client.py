@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenq.broker.mailbox import ReplyMailbox
 from greenq.broker.publisher import open_publisher
 from greenq.config import Settings
 from greenq.control.inspection import Inspect
-from greenq.exceptions import BrokerUnreachable
+from greenq.control.mailboxes import Mailboxes
 from greenq.wire.control import LogicalClock, command_body, with_reply
 
 if TYPE_CHECKING:
@@ -24,10 +19,6 @@ if TYPE_CHECKING:
 
 Reply = dict[str, Any]
 Destination = str | Sequence[str] | None
-_KEPT = 4  # mailboxes kept open between calls; more only while more calls run at once
-_FRESH = 8.0  # seconds: an unused one is not trusted longer, and its queue expires after 10
-
-
 class Broker(Protocol):
     """Where an app's broker is."""
 
@@ -48,13 +39,6 @@ class App(Protocol):
         """Its broker."""
 
 
-@dataclass(slots=True)
-class _Kept:
-    mailbox: ReplyMailbox
-    pid: int
-    used: float
-
-
 class Control:
     """Sends commands to workers and collects their replies.
 
@@ -65,8 +49,7 @@ class Control:
     def __init__(self, app: App) -> None:
         self.app = app
         self.clock = LogicalClock()
-        self._kept: deque[_Kept] = deque()
-        self._finalizer = weakref.finalize(self, _close_all, self._kept)
+        self._mailboxes = Mailboxes(lambda: ReplyMailbox(app.broker.url, app.conf, self.clock))
 
     def broadcast(  # noqa: PLR0913, PLR0917  (Celery's signature)
         self,
@@ -99,7 +82,7 @@ class Control:
             command, {**(arguments or {}), **more}, destination=nodes, pattern=pattern, matcher=matcher
         )
         if not reply:
-            with self._mailbox(lambda mailbox: mailbox.send(body, 0.0)):
+            with self._mailboxes.lent(lambda mailbox: mailbox.send(body, 0.0)):
                 return None
         ticket = str(uuid.uuid4())
         namespace = self.app.conf.control_exchange
@@ -108,53 +91,13 @@ class Control:
             mailbox.listen()
             mailbox.send(with_reply(body, ticket, mailbox.key, namespace), timeout)
 
-        with self._mailbox(ask) as mailbox:
+        with self._mailboxes.lent(ask) as mailbox:
             enough = limit or len(nodes) or None
             return _collect(mailbox, ticket, timeout, enough, callback)
 
-    @contextmanager
-    def _mailbox(self, ask: Callable[[ReplyMailbox], None]) -> Iterator[ReplyMailbox]:
-        """Send through a kept mailbox, or a new one where there is none or its connection has died."""
-        mailbox = self._take()
-        try:
-            if mailbox is not None:
-                try:
-                    ask(mailbox)
-                except BrokerUnreachable:
-                    mailbox.close()
-                    mailbox = None
-            if mailbox is None:
-                mailbox = ReplyMailbox(self.app.broker.url, self.app.conf, self.clock)
-                ask(mailbox)
-            yield mailbox
-        except BaseException:
-            if mailbox is not None:
-                mailbox.close()
-            raise
-        self._keep(mailbox)
-
-    def _take(self) -> ReplyMailbox | None:
-        while self._kept:
-            try:
-                kept = self._kept.pop()
-            except IndexError:
-                return None
-            if kept.pid != os.getpid():
-                continue  # a fork's copy: the socket is the parent's
-            if time.monotonic() - kept.used < _FRESH:
-                return kept.mailbox
-            kept.mailbox.close()
-        return None
-
-    def _keep(self, mailbox: ReplyMailbox) -> None:
-        if len(self._kept) >= _KEPT:
-            mailbox.close()
-        else:
-            self._kept.append(_Kept(mailbox, os.getpid(), time.monotonic()))
-
     def close(self) -> None:
         """Delete the reply queues and let go of the connections. The client may be used again."""
-        _close_all(self._kept)
+        self._mailboxes.close()
 
     def __enter__(self) -> Self:
         return self
@@ -234,6 +177,58 @@ class Control:
         arguments = {"task_name": task_name, "hard": hard, "soft": soft}
         return self.broadcast("time_limit", arguments, destination=destination, **options)
 
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, str | Sequence[str]],
+        destination: Destination = None,
+        terminate: bool = False,  # noqa: FBT001, FBT002  (Celery's signature)
+        signal: str | int | None = "SIGTERM",
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Never start tasks that carry one of these stamps; with `terminate`, end those that run."""
+        arguments = {"headers": dict(headers), "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke_by_stamped_headers", arguments, destination=destination, **options)
+
+    def add_consumer(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        exchange_type: str = "direct",
+        routing_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        destination: Destination = None,
+        **more: Any,
+    ) -> list[Reply] | None:
+        """Have workers consume from one more queue; `options` are those of a queue, such as `queue_durable`."""
+        arguments = {
+            "queue": queue,
+            "exchange": exchange,
+            "exchange_type": exchange_type,
+            "routing_key": routing_key,
+            **(options or {}),
+        }
+        return self.broadcast("add_consumer", arguments, destination=destination, **more)
+
+    def cancel_consumer(self, queue: str, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Have workers consume from a queue no longer."""
+        return self.broadcast("cancel_consumer", {"queue": queue}, destination=destination, **options)
+
+    def enable_events(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Have workers send task events."""
+        return self.broadcast("enable_events", {}, destination=destination, **options)
+
+    def disable_events(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Have workers send task events no longer."""
+        return self.broadcast("disable_events", {}, destination=destination, **options)
+
+    def heartbeat(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Have workers send a heartbeat event now."""
+        return self.broadcast("heartbeat", {}, destination=destination, **options)
+
+    def election(self, id: str, topic: str, action: Any = None, **options: Any) -> list[Reply] | None:  # noqa: A002
+        """Have the workers choose one of them to do `action` of `topic`."""
+        return self.broadcast("election", {"id": id, "topic": topic, "action": action}, **options)
+
     def pool_grow(self, n: int = 1, destination: Destination = None, **options: Any) -> list[Reply] | None:
         """Add slots to pools."""
         return self.broadcast("pool_grow", {"n": n}, destination=destination, **options)
@@ -311,10 +306,3 @@ def _collect(
             if len(replies) == enough:
                 return replies
     return replies
-
-
-def _close_all(kept: deque[_Kept]) -> None:
-    while kept:
-        one = kept.pop()
-        if one.pid == os.getpid():
-            one.mailbox.close()

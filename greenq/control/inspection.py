@@ -95,3 +95,11 @@ class Inspect:
     def memsample(self) -> Replies:
         """The resident memory."""
         return self._request("memsample")
+
+    def memdump(self, samples: int = 10) -> Replies:
+        """The memory as `memsample` has seen it since the last time, and now."""
+        return self._request("memdump", {"samples": samples})
+
+    def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Replies:  # noqa: A002  (Celery's)
+        """What keeps objects of a type alive, as the path of a file on the node's machine."""
+        return self._request("objgraph", {"num": n, "max_depth": max_depth, "type": type})

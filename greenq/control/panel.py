@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from greenq.exceptions import ControlError
 from greenq.model import Request
 from greenq.runtime.base import Runtime
 from greenq.wire.control import LogicalClock
+
+if TYPE_CHECKING:
+    from greenq.control.state import ConsumerState, MemoryLog
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -32,6 +37,25 @@ class Accepted(ControlError):
         return f"accepted: takes effect when {self.blocker or 'the main hub'} yields"
 
 
+@dataclass(slots=True)
+class Hearing:
+    """What became of the commands so far. Written by the listener, in the service thread; read from any."""
+
+    profile: str = "off"
+    signed: bool = False  # only signed commands are obeyed
+    handled: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)  # kind of fault -> how many
+
+    def info(self) -> dict[str, Any]:
+        """As `inspect stats` shows it."""
+        return {
+            "profile": self.profile,
+            "signed": self.signed,
+            "handled": self.handled,
+            "rejected": dict(self.rejected),
+        }
+
+
 class Scheduled(NamedTuple):
     """One request that waits for its ETA."""
 
@@ -44,6 +68,9 @@ class Slots(Protocol):
 
     def autoscaler(self) -> dict[str, int] | None:
         """The autoscaler's object of `stats` (wire.md 3.5); None without --autoscale."""
+
+    def sizes(self) -> tuple[int, int]:
+        """How many slots the pool was started with, and has now."""
 
     def resize(self, by: int) -> None:
         """Add slots to the pool, or take some away, whole or not at all; what runs goes on.
@@ -69,6 +96,73 @@ class Slots(Protocol):
         """
 
 
+class Watchers(Protocol):
+    """What a command may do about events; all take effect at once, from the service thread."""
+
+    def enable(self) -> bool:
+        """Send task events; False if they were sent already."""
+
+    def disable(self) -> bool:
+        """Send task events no longer; False if they were not sent."""
+
+    def beat(self) -> None:
+        """Send a heartbeat now."""
+
+
+class Revokes(Protocol):
+    """What may never start. All takes effect at once, from the service thread, however busy the main hub is.
+
+    What waits here leaves memory and the broker when that hub turns. Stamps are pairs of a header's name and a
+    value's text.
+    """
+
+    def ids(self) -> list[str]:
+        """The revoked ids, oldest first."""
+
+    def stamps(self) -> dict[str, list[str]]:
+        """The revoked stamps: header -> values."""
+
+    def add(self, task_ids: Sequence[str]) -> None:
+        """Never start these. Waits for the disk where the node has a state file."""
+
+    def add_stamps(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Never start what carries one of these stamps. Waits for the disk as `add`."""
+
+    def learn(self, task_ids: Iterable[Any], stamps: Mapping[str, Sequence[str]]) -> None:
+        """Take over what a neighbour says, oldest first, as far as there is room; what is no id is passed over."""
+
+    def terminate_stamped(self, pairs: Sequence[tuple[str, str]], signal: int) -> list[tuple[str, str]]:
+        """End what runs here with one of these stamps; returns the stamps that were found."""
+
+
+class Vitals(Protocol):
+    """What helps when a node misbehaves; snapshots, read from any thread."""
+
+    def messages(self) -> dict[str, int]:
+        """How many are where: unsettled, held, limited, ready, running, outbox, and what happened so far."""
+
+    def connections(self) -> dict[str, Any]:
+        """Whether the node reaches its broker to consume, and to be asked."""
+
+
+class Consuming(Protocol):
+    """What a command may do about queues. All but `queues` are verbs; see Panel."""
+
+    def queues(self) -> list[dict[str, Any]]:
+        """What is consumed, as QUEUE_INFO objects (wire.md 3.4); [] when not consuming."""
+
+    def add(self, name: str, options: dict[str, Any]) -> None:
+        """Consume from one more queue; options are the keywords of kombu's Queue.from_dict.
+
+        Raises:
+            BadArgument: it cannot be had so; nothing has changed then.
+            BrokerError: it could not be declared; nothing has changed either.
+        """
+
+    def cancel(self, name: str) -> None:
+        """Consume from a queue no longer; one that is not consumed is no error."""
+
+
 class Panel(Protocol):
     """What a command may see and do.
 
@@ -80,10 +174,27 @@ class Panel(Protocol):
     hostname: str  # the node's full name
     app: Any  # the application: `.main`, `.conf` (Settings), `.tasks` (name -> task)
     clock: LogicalClock
+    consuming: Consuming  # what may be done about queues
+    hearing: Hearing
+    consumer: ConsumerState  # what commands written for Celery ask of `state.consumer`
+    tset: type[set[Any]]  # and how they call the type of sets
+    memory: MemoryLog  # what `memsample` has seen
 
     @property
     def slots(self) -> Slots:
         """What may be done to the pool."""
+
+    @property
+    def revokes(self) -> Revokes:
+        """What may never start."""
+
+    @property
+    def vitals(self) -> Vitals:
+        """What helps when a node misbehaves."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """What may be done about events."""
 
     def active(self) -> Sequence[Request]:
         """What runs now."""
@@ -95,10 +206,10 @@ class Panel(Protocol):
         """What waits for its ETA."""
 
     def find(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, Request]]:
-        """Those of the ids that are here: id -> ("active", "reserved", "scheduled" or "ready", request)."""
+        """Those of the ids that are here: id -> ("active", "reserved", "scheduled" or "ready", request).
 
-    def revoked(self) -> list[str]:
-        """The revoked ids, oldest first."""
+        "ready" has ended, and the broker has yet to hear of it.
+        """
 
     def arguments(self, request: Request) -> tuple[list[Any], dict[str, Any]]:
         """Decode the body of a request: (args, kwargs). Raises MessageError when it cannot be read."""
@@ -127,14 +238,8 @@ class Panel(Protocol):
     def prefetch_count(self) -> int:
         """How many deliveries may be unsettled now."""
 
-    def queues(self) -> list[dict[str, Any]]:
-        """What is consumed, as QUEUE_INFO objects (wire.md 3.4); [] when not consuming."""
-
     def post(self, verb: Callable[..., T], *args: object) -> T:
         """Run `verb(*args)` on the main hub and return what it returns; see `MainHub`."""
-
-    def revoke(self, task_ids: Sequence[str]) -> None:
-        """Never start these; takes effect at once, from the calling thread."""
 
     def terminate(self, task_ids: Sequence[str], signal: int) -> list[str]:
         """End those that run here; returns their ids."""

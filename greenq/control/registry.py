@@ -12,13 +12,17 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any, Literal, TypeVar, get_type_hints, overload
 
-from greenq.control.arguments import MISSING, Parameter, check, describe, read_text, supported
+from greenq.control.arguments import MISSING, Parameter, check, describe, supported
 from greenq.exceptions import BadArgument, ConfigError, UnknownCommand
 
 Kind = Literal["inspect", "control"]
+# What obeying a command means to a node, from the harmless up: it shows something; it changes within bounds what
+# is limited or will never start; it does anything else.
+Access = Literal["read", "limits", "full"]
+ACCESS: tuple[Access, ...] = ("read", "limits", "full")
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The built-in commands, a module a topic; each has a tuple COMMANDS.
@@ -27,6 +31,8 @@ MODULES = (
     "greenq.control.commands.tasks",
     "greenq.control.commands.steering",
     "greenq.control.commands.pools",
+    "greenq.control.commands.watching",
+    "greenq.control.commands.queues",
 )
 
 
@@ -35,7 +41,9 @@ class Command:
     """One remote command.
 
     `instant` marks one that only reads snapshots: it is run between two messages, others beside the listener.
-    `replies` is False for one that never answers. `options` names the parameters that the prompt takes
+    `replies` is False for one that never answers. `access` says which profiles allow it (control.permissions), and
+    `beyond(panel, checked arguments)` which arguments take the next class up, in a few words, or "".
+    `own` marks a user's. `options` names the parameters that the prompt takes
     as `--name` and not by position, `variadic` the one that takes all words that are left.
     """
 
@@ -53,6 +61,9 @@ class Command:
     extras: bool = False  # takes arguments that it does not name
     instant: bool = False
     replies: bool = True
+    access: Access = "full"
+    beyond: Callable[[Any, Mapping[str, Any]], str] | None = None
+    own: bool = False
 
     def ask(self, panel: object, arguments: Mapping[str, Any]) -> Any:
         """Check the arguments and run the command.
@@ -98,8 +109,8 @@ class Command:
                     arguments[parameter.name] = taken
             elif rest:
                 try:
-                    arguments[parameter.name] = read_text(parameter.kind, rest.pop(0))
-                except ValueError as exc:
+                    arguments[parameter.name] = parameter.read(rest.pop(0))
+                except (TypeError, ValueError) as exc:
                     raise BadArgument(f"{self.name}: {parameter.name}: {exc}") from None
             if parameter.required and parameter.name not in arguments:
                 raise BadArgument(f"{self.name} needs {parameter.name} ({describe(parameter.kind)})")
@@ -131,8 +142,11 @@ def make_command(  # noqa: PLR0913  (Celery's keywords)
     default_timeout: float = 1.0,
     instant: bool = False,
     replies: bool = True,
+    access: Access | None = None,
+    beyond: Callable[[Any, Mapping[str, Any]], str] | None = None,
+    own: bool = False,
 ) -> Command:
-    """Describe a function as a command.
+    """Describe a function as a command. Its `access`, if none is given, is "read" for one that inspects, else "full".
 
     Raises:
         ConfigError: for an annotation that cannot be checked, or metadata about parameters it does not have.
@@ -144,9 +158,7 @@ def make_command(  # noqa: PLR0913  (Celery's keywords)
     for wanted in (*listed, *([variadic] if variadic else ())):
         if wanted not in known:
             raise ConfigError(f"command {title}: its function has no parameter {wanted!r}")
-    positional = set(listed) | {variadic}
-    if args is None and not variadic:
-        positional = {parameter.name for parameter in parameters if parameter.required or not parameter.keyword}
+    positional = {*listed, variadic} if variadic or args is not None else _by_position(parameters)
     return Command(
         name=title,
         kind=kind,
@@ -162,17 +174,21 @@ def make_command(  # noqa: PLR0913  (Celery's keywords)
         extras=extras,
         instant=instant,
         replies=replies,
+        access=access or ("read" if kind == "inspect" else "full"),
+        beyond=beyond,
+        own=own,
     )
 
 
+def _by_position(parameters: Iterable[Parameter]) -> set[str | None]:
+    return {parameter.name for parameter in parameters if parameter.required or not parameter.keyword}
+
+
 def _parameters(run: Callable[..., Any], title: str, listed: Mapping[str, Any]) -> tuple[tuple[Parameter, ...], bool]:
-    try:
-        hints = get_type_hints(run)
-    except NameError as exc:
-        raise ConfigError(f"command {title}: an annotation cannot be read: {exc}") from exc
     declared = list(inspect.signature(run).parameters.values())
     if not declared:
         raise ConfigError(f"command {title}: its function has to take the panel as its first parameter")
+    hints = _hints(run, title, declared[1:])
     found, extras = [], False
     for each in declared[1:]:
         if each.kind is each.VAR_KEYWORD:
@@ -180,14 +196,36 @@ def _parameters(run: Callable[..., Any], title: str, listed: Mapping[str, Any]) 
             continue
         if each.kind in (each.VAR_POSITIONAL, each.POSITIONAL_ONLY):
             raise ConfigError(f"command {title}: parameter {each.name!r} has to be callable by its name")
-        kind = hints.get(each.name, Any)
-        if kind is Any:
-            kind = listed.get(each.name, Any)
-        if not supported(kind):
-            raise ConfigError(f"command {title}: values of {each.name!r} ({kind!r}) cannot be checked")
+        kind, reader = _kind(title, each.name, hints.get(each.name, Any), listed)
         default = MISSING if each.default is each.empty else each.default
-        found.append(Parameter(each.name, kind, default, keyword=each.kind is each.KEYWORD_ONLY))
+        found.append(Parameter(each.name, kind, default, each.kind is each.KEYWORD_ONLY, reader))
+    if extras:
+        # Celery lets a command name in `args` what it takes by `**kwargs`.
+        known = {parameter.name for parameter in found}
+        for name in (name for name in listed if name not in known):
+            kind, reader = _kind(title, name, Any, listed)
+            found.append(Parameter(name, kind, None, keyword=True, reader=reader))
     return tuple(found), extras
+
+
+def _hints(run: Callable[..., Any], title: str, parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
+    """The annotations of the arguments; the panel's and the reply's may be of a type only a checker imports."""
+    written = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
+    names = getattr(inspect.unwrap(run), "__globals__", {})
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__=written), names)
+    except NameError as exc:
+        raise ConfigError(f"command {title}: an annotation cannot be read: {exc}") from exc
+
+
+def _kind(title: str, name: str, hint: Any, listed: Mapping[str, Any]) -> tuple[Any, Callable[[str], Any] | None]:
+    """The kind of an argument, and what reads it at the prompt: Celery's `args` may name any function for that."""
+    kind = listed.get(name, Any) if hint is Any else hint
+    if supported(kind):
+        return kind, None
+    if hint is Any and callable(kind):
+        return Any, kind
+    raise ConfigError(f"command {title}: values of {name!r} ({kind!r}) cannot be checked")
 
 
 def _first_line(run: Callable[..., Any]) -> str:
@@ -269,7 +307,7 @@ def control_command(run: F | None = None, /, **meta: Any) -> F | Callable[[F], F
 
 def _decorated(kind: Kind, run: F | None, meta: Mapping[str, Any]) -> F | Callable[[F], F]:
     def register(function: F) -> F:
-        user_commands.add(make_command(function, kind, **meta))
+        user_commands.add(make_command(function, kind, own=True, **meta))
         return function
 
     return register if run is None else register(run)

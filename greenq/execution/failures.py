@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from contextvars import Context
 from datetime import datetime, timezone
 from functools import partial
@@ -27,6 +26,7 @@ from greenq.exceptions import (
 )
 from greenq.execution.following import after_failure
 from greenq.model import Outcome, Record, Request, Settle, State
+from greenq.wire.reprs import encodable, shortened
 from greenq.wire.results import encode_exception
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
 TRACEBACK_CHARACTERS = 64 * 1024
-REPR_CHARACTERS = 1024
 
 
 def outcome_of(
@@ -44,7 +43,9 @@ def outcome_of(
     if isinstance(error, ColdStop):
         return Outcome(request, State.CANCELLED, Settle.REQUEUE)
     if isinstance(error, Killed):
-        return revoked(executor, request, "terminated")
+        outcome = revoked(executor, request, "terminated")
+        outcome.signum = next((each for each in error.args if isinstance(each, int)), None)
+        return outcome
     if isinstance(error, Ignore):
         return Outcome(request, State.IGNORED)
     if isinstance(error, Reject):
@@ -179,8 +180,10 @@ def _retried(
     if error.follow_up is not None:
         outcome.follow_ups = [error.follow_up]
     reason = error.exc if error.exc is not None else error
-    _attach(executor, task, context, outcome, reason, _traceback(reason))
+    text = _traceback(reason)
+    _attach(executor, task, context, outcome, reason, text)
     outcome.result_text = shortened(error, str)
+    outcome.traceback = text
     return outcome
 
 
@@ -236,18 +239,4 @@ def _traceback(error: BaseException) -> str:
         text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     except BaseException as broken:
         text = f"{type(error).__name__}: its traceback cannot be formatted ({type(broken).__name__})\n"
-    return _encodable(text[-TRACEBACK_CHARACTERS:])
-
-
-def shortened(value: object, show: Callable[[object], str] = repr) -> str:
-    """A text for people, bounded, whatever the object's own repr does, leaving the process included."""
-    try:
-        text = show(value)
-    except BaseException as broken:
-        text = f"<{type(value).__name__}, whose {show.__name__} raises {type(broken).__name__}>"
-    return _encodable(text if len(text) <= REPR_CHARACTERS else text[: REPR_CHARACTERS - 3] + "...")
-
-
-def _encodable(text: str) -> str:
-    """Half a surrogate pair in a text would stop the encoder and the log alike."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return encodable(text[-TRACEBACK_CHARACTERS:])

@@ -80,7 +80,7 @@ class PoolOptions:
     The rest is for pools of processes: `begun(request)` hears that a child is on that request now; `store` gets
     records that are not outcomes; `lost(request, why)` decides what becomes of one whose child died, an outcome
     to settle at once or the error that its epitaph is made of; `unwritten(request, error)` makes the outcome where
-    children died over that too.
+    children died over that too; `tells()` says whether outcomes are to have the text of the task's value.
     """
 
     size: int
@@ -94,6 +94,7 @@ class PoolOptions:
     store: Callable[[Record], object] = _nothing
     lost: Lost = lambda request, why: WorkerLostError(why)
     unwritten: Callable[[Request, BaseException], Outcome] = _unwritten
+    tells: Callable[[], bool] = lambda: False
 
 
 def refuse_recycling(name: str, options: PoolOptions) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from greenq._speedups import Timer, TimerHeap
 from greenq.runtime.base import Runtime
 
+LONGEST_WAIT = 3600.0  # seconds
+
 
 class Timers:
     """Calls made at a moment of the monotonic clock, on the main hub, by one fiber.
@@ -53,5 +55,6 @@ class Timers:
             self._wake.clear()
             self._sleeping_until = float("inf") if due is None else due
             due = self._heap.next_due()
-            self._wake.wait(3600.0 if due is None else max(0.0, due - time.monotonic()))
+            # Bounded: no library can wait for an ETA in three hundred years.
+            self._wake.wait(LONGEST_WAIT if due is None else min(LONGEST_WAIT, max(0.0, due - time.monotonic())))
             self._sleeping_until = 0.0

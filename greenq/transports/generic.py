@@ -16,10 +16,11 @@ from typing import Any
 
 import kombu
 from kombu.exceptions import KombuError
+from kombu.transport.virtual import NotEquivalentError
 
-from greenq.exceptions import BrokerUnreachable
+from greenq.exceptions import BrokerUnreachable, ConfigError
 from greenq.model import TaskMessage
-from greenq.transports.link import Arrival, Doorbell, Parts, Receipt
+from greenq.transports.link import Arrival, Doorbell, Parts, QueueMismatch, Receipt
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class GenericLink:
     def declare(self, queue: Any) -> None:
         """See Link."""
         with self._client.mine() as channel:
-            queue(channel).declare()
+            _declare(channel, queue)
 
     def unshare_prefetch(self) -> None:
         """See Link. Only RabbitMQ has queues that need it."""
@@ -208,7 +209,7 @@ class GenericSender:
     def declare(self, queue: Any) -> None:
         """See Sender."""
         with self._client.mine() as channel:
-            queue(channel).declare()
+            _declare(channel, queue)
 
     def require(self, exchange: str) -> None:
         """See Sender. These transports cannot say."""
@@ -256,6 +257,17 @@ class GenericSender:
     def close(self) -> None:
         """See Sender."""
         self._client.close()
+
+
+def _declare(channel: Any, queue: Any) -> None:
+    kind = queue.exchange.type
+    kinds = getattr(channel, "exchange_types", None)  # of kombu's virtual channels
+    if kinds is not None and kind not in kinds:
+        raise ConfigError(f"queue {queue.name!r}: this broker has no {kind} exchanges, only {', '.join(kinds)}")
+    try:
+        queue(channel).declare()
+    except NotEquivalentError as exc:
+        raise QueueMismatch(f"exchange {queue.exchange.name!r}", "its type or options", "others", str(exc)) from exc
 
 
 def _leads_somewhere(channel: Any, message: TaskMessage) -> bool:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from greenq.exceptions import ConfigError
+from greenq.exceptions import BrokerUnreachable, ConfigError
 from greenq.model import TaskMessage
 
 
@@ -27,6 +27,10 @@ class QueueMismatch(ConfigError):
         self.entity = entity
         self.argument = argument
         self.current = current
+
+
+class LinkRefused(BrokerUnreachable):
+    """The broker ended the connection because of what it was asked; the message says what that was."""
 
 
 class LinkOptions(NamedTuple):

@@ -16,8 +16,9 @@ PATTERN_MAX = 255  # characters of a node pattern
 class BadFrame(ControlError):
     """A command frame that is not one; it is dropped and counted.
 
-    `kind` is one of: undecodable, not_an_object, method, arguments, destination, pattern, matcher, reply_to,
-    ticket.
+    `kind` is one of: undecodable, too_large, expired, not_an_object, method, arguments, destination, pattern,
+    matcher, reply_to, ticket; and for what is well formed, but not signed as it has to be (wire.signing): unsigned,
+    signature_shape, signature_key, signature_wrong, signature_time, replayed.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
@@ -51,7 +52,10 @@ def reply_queue(key: str, namespace: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ControlFrame:
-    """One command as it came in, checked for shape. `reply_key == ""`: nobody waits for an answer."""
+    """One command as it came in, checked for shape. `reply_key == ""`: nobody waits for an answer.
+
+    `body` is what it was read from, as a signature covers it.
+    """
 
     method: str
     arguments: dict[str, Any]
@@ -60,6 +64,7 @@ class ControlFrame:
     ticket: str
     reply_key: str
     clock: int
+    body: Mapping[str, Any]
 
     def is_for(self, hostname: str) -> bool:
         """Is that node asked? By name if there is a destination, else by glob, else always."""
@@ -94,6 +99,7 @@ def read_frame(body: object, headers: object, namespace: str) -> ControlFrame:
         ticket=_ticket(body.get("ticket")),
         reply_key=_reply_key(body.get("reply_to"), namespace),
         clock=read_clock(headers.get("clock") if isinstance(headers, Mapping) else None),
+        body=body,
     )
 
 
@@ -143,6 +149,13 @@ def read_clock(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= CLOCK_MAX:
         return value
     return 0
+
+
+def read_expires(value: object) -> float:
+    """The moment a command expires (unix seconds), or 0 if it says none or makes no sense."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= CLOCK_MAX:
+        return float(value)
+    return 0.0
 
 
 def command_body(

@@ -93,6 +93,7 @@ def pack_outcome(outcome: Outcome) -> bytes:
         outcome.expected,
         outcome.due,
         outcome.reason,
+        outcome.signum,
     )
     return _RUNTIME.pack(_FULL, outcome.runtime) + pickle.dumps(fields, 5)
 
@@ -102,7 +103,7 @@ def unpack_outcome(data: bytes, request: Request) -> Outcome:
     kind, runtime = _RUNTIME.unpack_from(data)
     if kind == _PLAIN:
         return Outcome(request, State.SUCCESS, runtime=runtime, result_text=data[_RUNTIME.size :].decode())
-    state, how, record, more, follow_ups, text, traceback, expected, due, reason = pickle.loads(  # noqa: S301
+    state, how, record, more, follow_ups, text, traceback, expected, due, reason, signum = pickle.loads(  # noqa: S301
         data[_RUNTIME.size :]
     )
     return Outcome(
@@ -119,6 +120,7 @@ def unpack_outcome(data: bytes, request: Request) -> Outcome:
         expected,
         due,
         reason,
+        signum,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -82,3 +82,17 @@ def _ask(value: Any, limit: int) -> str:
     except Exception as exc:  # noqa: BLE001
         # Somebody else's __repr__, and it may do anything; a text is wanted, not its bugs.
         return f"<unprintable {type(value).__name__}: {type(exc).__name__}>"
+
+
+def shortened(value: object, show: Callable[[object], str] = repr) -> str:
+    """A text for people, bounded, whatever the object's own repr does, leaving the process included."""
+    try:
+        text = show(value)
+    except BaseException as broken:  # noqa: BLE001
+        text = f"<{type(value).__name__}, whose {show.__name__} raises {type(broken).__name__}>"
+    return encodable(text if len(text) <= LIMIT else text[: LIMIT - 3] + "...")
+
+
+def encodable(text: str) -> str:
+    """Half a surrogate pair in a text would stop the encoder and the log alike."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -6,11 +6,13 @@ import difflib
 import logging
 from collections.abc import Collection
 
+from greenq.events.tasks import TaskEvents
 from greenq.exceptions import WorkerLostError
 from greenq.execution import failures
 from greenq.execution.executor import Executor
 from greenq.log import printable
 from greenq.model import Outcome, Record, Rejected, Request, State
+from greenq.wire.reprs import shortened
 from greenq.wire.results import encode_exception
 from greenq.worker.outbox import Outbox
 
@@ -20,17 +22,20 @@ logger = logging.getLogger(__name__)
 class Accounts:
     """Two INFO lines a task: received, and its outcome. Called on the main hub, or beside user code for solo."""
 
-    def __init__(self, executor: Executor, outbox: Outbox, names: Collection[str]) -> None:
+    def __init__(self, executor: Executor, outbox: Outbox, names: Collection[str], events: TaskEvents) -> None:
+        self._events = events
         self._executor = executor
         self._outbox = outbox
         self._names = names
         # Asked once: a level that changes while tasks run is a restart in this version.
-        self._talks = logger.isEnabledFor(logging.INFO)
+        self.talks = logger.isEnabledFor(logging.INFO)
 
     def known(self, request: Request) -> bool:
         """Is the task registered? If not, the request ends here; its message goes to the dead queue."""
+        if self._events.wanted:
+            self._events.received(request)
         if request.name in self._names:
-            if self._talks:
+            if self.talks:
                 logger.info("Task %s[%s] received", printable(request.display_name), printable(request.id))
             return True
         near = difflib.get_close_matches(request.name, self._names, 1)
@@ -42,7 +47,10 @@ class Accounts:
             request.queue,
             extra={"event": "task.unknown"},
         )
-        self._outbox.put(failures.not_registered(self._executor, request))
+        outcome = failures.not_registered(self._executor, request)
+        self._outbox.put(outcome)
+        if self._events.wanted:
+            self._events.ended(request, outcome)
         return False
 
     def dropped(self, request: Request, why: str) -> Outcome:
@@ -50,7 +58,10 @@ class Accounts:
         logger.info(
             "Discarding %s task: %s[%s]", why, printable(request.display_name), printable(request.id)
         )
-        return failures.revoked(self._executor, request, why)
+        outcome = failures.revoked(self._executor, request, why)
+        if self._events.wanted:
+            self._events.ended(request, outcome)
+        return outcome
 
     def rejected(self, item: Rejected) -> None:
         """Store a failure for whoever waits for a message that cannot be read."""
@@ -65,10 +76,12 @@ class Accounts:
         if outcome.state == State.CANCELLED and request.acked:
             self._lost(request, outcome)
         self._outbox.put(outcome)
+        if self._events.wanted:
+            self._events.ended(request, outcome)
 
     def say(self, request: Request, outcome: Outcome) -> None:
         """Log how the request ended; may wait for the log."""
-        if self._talks or outcome.state not in _QUIET:
+        if self.talks or outcome.state not in _QUIET:
             self._say(request, outcome)
 
     def _lost(self, request: Request, outcome: Outcome) -> None:
@@ -88,7 +101,7 @@ class Accounts:
         name, task_id = printable(request.display_name), printable(request.id)
         state = outcome.state
         if state == State.SUCCESS:
-            value = outcome.result_text or failures.shortened(outcome.value)
+            value = outcome.result_text or shortened(outcome.value)
             logger.info("Task %s[%s] succeeded in %.6fs: %s", name, task_id, outcome.runtime, value)
         elif state == State.RETRY:
             logger.info("Task %s[%s] retry: %s", name, task_id, outcome.result_text)

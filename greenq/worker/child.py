@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 from collections.abc import Callable
 
 from greenq.app.base import GreenQ
 from greenq.app.hooks import ChildInfo
 from greenq.app.loader import AppSource
-from greenq.execution import failures
 from greenq.execution.executor import Executor
 from greenq.log import configure
-from greenq.model import Outcome, Record, Request, State
+from greenq.model import Outcome, Record, Request
 from greenq.wire.serializers import Accept
 
 RECIPE = "greenq.worker.child:prepare"
@@ -28,12 +26,10 @@ class TaskChild:
         self._keep_results = keep_results
         self._info = ChildInfo(hostname, "prefork", 0)
         self._executor: Executor
-        self._talks = False
 
     def start(self, index: int, store: Callable[[Record], object]) -> None:
         """See ChildSide."""
         multiprocessing.current_process().name = f"Child-{index}"  # what the log names the process by
-        self._talks = logging.getLogger("greenq.worker.accounts").isEnabledFor(logging.INFO)
         self._info = ChildInfo(self._hostname, "prefork", index)
         self._executor = Executor(
             self._app, self._hostname, self.accept, None, keep_results=self._keep_results, store=store
@@ -41,11 +37,8 @@ class TaskChild:
         self._app.hooks.child_start.run(self._info)
 
     def run(self, request: Request) -> Outcome:
-        """See ChildSide. The value stays here; where the parent logs it, its text goes along."""
-        outcome = self._executor.run(request)
-        if self._talks and outcome.state == State.SUCCESS:
-            outcome.result_text = failures.shortened(outcome.value)
-        return outcome
+        """See ChildSide."""
+        return self._executor.run(request)
 
     def epitaph(self, request: Request, error: BaseException) -> Outcome:
         """See ChildSide."""

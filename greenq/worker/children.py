@@ -48,11 +48,16 @@ class Children:
             store=self._store,
             lost=self._lost,
             unwritten=self._unwritten,
+            tells=self._tells,
         )
 
     def _begun(self, request: Request) -> None:
         """A child is on it: this process keeps its clocks."""
         self._worker.limits.begin(self._worker.app.tasks[request.name], request)
+
+    def _tells(self) -> bool:
+        worker = self._worker
+        return worker.accounts.talks or worker.events.tasks
 
     def _store(self, record: Record) -> None:
         self._worker.outbox.put(record)

@@ -24,6 +24,7 @@ from greenq.worker.trouble import Trouble
 logger = logging.getLogger(__name__)
 
 WAIT = 1.0  # seconds a fetch waits for the first message
+HOLD_BACK = 2.0  # seconds; longer than neighbours are waited for
 PATIENCE = 1.0  # seconds that a message waits here behind tasks which turned out long
 
 
@@ -42,8 +43,12 @@ class Intake:
         reject: Callable[[Rejected], None],
         known: Callable[[Request], bool],
         sizing: Sizing,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`reject` notes a message that cannot be decoded; `known` says whether a request's task exists."""
+        """`reject` notes a message that cannot be decoded; `known` says whether a request's task exists.
+
+        `may_begin` is asked after each connecting, for up to `HOLD_BACK` seconds, before anything is fetched.
+        """
         self._consumer = consumer
         self._lineup = lineup
         self._ledger = ledger
@@ -54,6 +59,7 @@ class Intake:
         self._reject = reject
         self._known = known
         self._sizing = sizing
+        self._may_begin = may_begin
         self._credit = Credit(lambda: ledger.finished, sizing.most_ahead)
         self._trouble = Trouble(logger, "broker")
         self._starved = False  # waits for a slot rather than for a message
@@ -103,9 +109,15 @@ class Intake:
         lost = self._lineup.forget_lost(self._consumer.epoch)
         if lost:
             logger.info("%d requests that waited here went back to the broker with their connection.", lost)
+        self._hold_back()
         self.connected = True
         self._ready.set()
         return True
+
+    def _hold_back(self) -> None:
+        until = time.monotonic() + HOLD_BACK
+        while not self._stopping and not self._may_begin() and time.monotonic() < until:
+            self._runtime.sleep(0.005)
 
     def _pause(self, seconds: float) -> None:
         """Wait, but look every tenth of a second whether to stop."""

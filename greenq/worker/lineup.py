@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from greenq._speedups import Timer
+from greenq.events.tasks import TaskEvents
 from greenq.gates.rate import RateGate
+from greenq.gates.revoked import RevokedGate
 from greenq.model import Outcome, Request, Settle, Verdict, VerdictKind
 from greenq.pools.base import Pool
 from greenq.runtime.timers import Timers
@@ -20,7 +23,6 @@ logger = logging.getLogger(__name__)
 Gate = Callable[[Request, float], Verdict | None]
 
 MOST_HELD = 1_000  # waiting for their ETA here; more go back to the broker where it can hold them
-MOST_LIMITED = 100  # of one name; the rest goes back to the broker where it can hold it
 
 
 class Answers(Protocol):
@@ -55,24 +57,31 @@ class Lineup:
         outbox: Answers,
         drop: Callable[[Request, str], Outcome],
         *,
+        revoked: RevokedGate,
         room: Room,
+        events: TaskEvents,
         acks_late: Callable[[Request], bool],
         lock: Any,
     ) -> None:
         """`drop(request, reason)` makes the outcome of what may never run. `rate` comes after `gates`.
 
+        `revoked` is one of the gates.
+
         `room` is the consumer: it may take back what is far off, and lends room for what is held here.
         """
         self._pool = pool
         self._gates = gates
+        self._revoked = revoked
         self._rate = rate
         self._timers = timers
         self._ledger = ledger
         self._outbox = outbox
         self._drop = drop
         self._room = room
+        self._events = events
         self._acks_late = acks_late
         self._lock = lock  # green: never contended; solo: the intake's, the timers' and the main thread meet here
+        self._releases: dict[str, Timer] = {}  # when the first that waits for a rate may start, by task name
         self.closed = False
 
     def admit(self, request: Request) -> None:
@@ -120,16 +129,15 @@ class Lineup:
 
     def _limit(self, request: Request, verdict: Verdict) -> None:
         line = self._ledger.limited.setdefault(request.name, deque())
-        if len(line) >= MOST_LIMITED and self._room.delays:
+        if self._room.delays and len(line) >= self._rate.most_waiting(request.name):
             self._rate.gave_up(request.name)
-            per_second = self._rate.rate(request.name) or 1.0
-            self._give_to_broker(request, time.time() + len(line) / per_second)
+            self._give_to_broker(request, time.time() + self._rate.look_again(request.name, len(line)))
             return
         request.state = "limited"
         line.append(request)
         self._room.raise_prefetch()
         if len(line) == 1:
-            self._timers.at(verdict.until, partial(self.release, request.name))
+            self._release_at(verdict.until, request.name)
 
     def release(self, name: str) -> None:
         """Let go who waits for this rate and may start now; asks again when the next may."""
@@ -138,13 +146,22 @@ class Lineup:
             while line and self._rate.may_leave(name):
                 request = line.popleft()
                 self._room.lower_prefetch()
+                if not self._still_may(request):
+                    continue
                 if self._ledger.ready or not self._pool.free():
                     request.state = "ready"
                     self._ledger.ready.append(request)
                 else:
                     self._begin(request)
             if line:
-                self._timers.at(self._rate.due(name), partial(self.release, name))
+                self._release_at(self._rate.due(name), name)
+
+    def _release_at(self, when: float, name: str) -> None:
+        """One timer a name: every change of a rate and every line that begins anew asks for one."""
+        timer = self._releases.get(name)
+        if timer is not None:
+            timer.cancel()
+        self._releases[name] = self._timers.at(when, partial(self.release, name))
 
     def ended(self, request: Request) -> None:
         """A slot is free: note it, and fill it from the ready line."""
@@ -160,7 +177,21 @@ class Lineup:
     def _fill(self) -> None:
         ready = self._ledger.ready
         while ready and not self.closed and self._pool.free():
-            self._begin(ready.popleft())
+            request = ready.popleft()
+            if self._still_may(request):
+                self._begin(request)
+
+    def _still_may(self, request: Request) -> bool:
+        """What has waited may have been revoked or have expired since, though this hub could not turn meanwhile."""
+        if self._revoked.idle and request.expires is None:
+            return True
+        now = time.time()
+        for gate in self._gates:
+            verdict = gate(request, now)
+            if verdict is not None:
+                self._stop_at(request, verdict, now)
+                return False
+        return True
 
     def _begin(self, request: Request) -> None:
         if self.closed:
@@ -168,6 +199,8 @@ class Lineup:
             return
         request.state = "starting"
         self._ledger.note_start(request)
+        if self._events.wanted:
+            self._events.started(request)
         if not self._acks_late(request):
             request.acked = True
             self._outbox.put(request)

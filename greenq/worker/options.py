@@ -25,6 +25,8 @@ class WorkerOptions:
     logfile: str | None = None
     prefetch_multiplier: int | None = None
     purge: bool = False
+    without_mingle: bool = False  # start without asking the neighbours what is revoked
+    heartbeat_interval: float | None = 2.0  # seconds between two heartbeat events; None: none
     optimization: str = "fair"  # or "default": prefork hands a busy child the next task already
     autoscale: tuple[int, ...] | None = None  # the most and the least slots, in any order; or the most only
     zygote: Any = None  # of prefork: `greenq.pools._prefork.zygote.Zygote`, forked before anything was patched

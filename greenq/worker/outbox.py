@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from greenq.broker.base import Consumer, Publisher
@@ -55,7 +55,7 @@ class Outbox:
         self._line: deque[Entry] = deque()
         self._bell = runtime.event()
         self._waiting = False
-        self._writing = 0
+        self._writing: Sequence[Entry] = ()
         self._written = 0.0  # monotonic
         self._stopping = False
         self._ended = runtime.event()
@@ -75,7 +75,13 @@ class Outbox:
 
     def __len__(self) -> int:
         """Entries not yet written."""
-        return len(self._line) + self._writing
+        return len(self._line) + len(self._writing)
+
+    def ended(self, task_ids: Collection[str]) -> dict[str, Request]:
+        """Those of the ids whose outcome is here still: the broker has yet to hear of it. Any thread."""
+        entries = [*self._writing, *list(self._line)]
+        requests = [entry.request for entry in entries if isinstance(entry, Outcome)]
+        return {request.id: request for request in requests if request.id in task_ids}
 
     def stop(self, timeout: float) -> bool:
         """Write what is left, then end; True if all was written within `timeout` seconds."""
@@ -98,9 +104,9 @@ class Outbox:
                 continue
             self._let_gather()
             batch = [line.popleft() for _ in range(min(len(line), BATCH))]
-            self._writing = len(batch)
+            self._writing = batch
             self._write(batch)
-            self._writing = 0
+            self._writing = ()
             self._written = time.monotonic()
         self._ended.set()
 

@@ -6,20 +6,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from greenq import hostinfo
 from greenq.app.task import Task
 from greenq.broker.connections import describe
-from greenq.control.panel import Accepted, MainHub, Scheduled
+from greenq.control.panel import Consuming, Hearing, MainHub, Scheduled
+from greenq.control.state import ConsumerState, MemoryLog, Qos
 from greenq.exceptions import Killed
 from greenq.model import Request
 from greenq.rates import parse_rate
 from greenq.wire.body import decode_body
-from greenq.wire.control import LogicalClock
+from greenq.worker.queues import WorkerQueues
+from greenq.worker.revokes import WorkerRevokes
 from greenq.worker.slots import WorkerSlots
+from greenq.worker.vitals import WorkerVitals
+from greenq.worker.watchers import WorkerWatchers
 
 if TYPE_CHECKING:
     from greenq.worker.worker import Worker
 
 T = TypeVar("T")
+
+# What clients of Celery look for, on pools without child processes.
+_OF_PROCESSES = {"max-tasks-per-child": "N/A", "put-guarded-by-semaphore": False, "writes": "N/A"}
 
 
 class WorkerPanel:
@@ -28,11 +36,19 @@ class WorkerPanel:
     def __init__(self, worker: Worker) -> None:
         self.hostname = worker.hostname
         self.app = worker.app
-        self.clock = LogicalClock()
+        self.clock = worker.clock
+        self.hearing = Hearing()
+        self.watchers = WorkerWatchers(worker)
         self._worker = worker
         self._ledger = worker.ledger
         self._hub = MainHub(worker.runtime, self._blocker)
         self.slots = WorkerSlots(worker, self._hub)
+        self.revokes = WorkerRevokes(worker)
+        self.consuming: Consuming = WorkerQueues(worker, self._blocker)
+        self.vitals = WorkerVitals(worker)
+        self.memory = MemoryLog(hostinfo.memory)
+        self.consumer = ConsumerState(Qos(self._hub, worker.sizing))
+        self.tset = set
 
     def active(self) -> Sequence[Request]:
         """See Panel."""
@@ -48,11 +64,8 @@ class WorkerPanel:
 
     def find(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, Request]]:
         """See Panel."""
-        return self._ledger.find(task_ids)
-
-    def revoked(self) -> list[str]:
-        """See Panel."""
-        return self._worker.revoked.ids()
+        ended = self._worker.outbox.ended(set(task_ids))
+        return {**{task_id: ("ready", request) for task_id, request in ended.items()}, **self._ledger.find(task_ids)}
 
     def arguments(self, request: Request) -> tuple[list[Any], dict[str, Any]]:
         """See Panel."""
@@ -79,7 +92,7 @@ class WorkerPanel:
         """See Panel."""
         conf = self.app.conf
         limits = [conf.task_soft_time_limit or 0, conf.task_time_limit or 0]
-        return {**self._worker.pool.stats(), "timeouts": limits}
+        return {**_OF_PROCESSES, **self._worker.pool.stats(), "timeouts": limits}
 
     def hub(self) -> dict[str, Any]:
         """See Panel."""
@@ -93,22 +106,9 @@ class WorkerPanel:
         """See Panel."""
         return self._worker.consumer.prefetch
 
-    def queues(self) -> list[dict[str, Any]]:
-        """See Panel."""
-        return self._worker.consumer.queues() if self._worker.intake.connected else []
-
     def post(self, verb: Callable[..., T], *args: object) -> T:
         """See Panel."""
         return self._hub.post(verb, *args)
-
-    def revoke(self, task_ids: Sequence[str]) -> None:
-        """See Panel. What waits here leaves memory and the broker as soon as the hub turns."""
-        self._worker.revoked.update(task_ids, time.monotonic())
-        try:
-            self.post(self._discard, list(task_ids))
-        except Accepted:
-            # The set is what keeps them from starting; dropping what waits is only tidying up.
-            return
 
     def terminate(self, task_ids: Sequence[str], signal: int) -> list[str]:
         """See Panel. In one process every signal means the same: the task ends."""
@@ -129,12 +129,6 @@ class WorkerPanel:
     def shutdown(self, reason: str) -> None:
         """See Panel."""
         self._worker.stopping.warm(reason)
-
-    def _discard(self, task_ids: list[str]) -> None:
-        worker = self._worker
-        for state, request in self._ledger.find(task_ids).values():
-            if state != "active" and worker.lineup.remove(request):
-                worker.outbox.put(worker.accounts.dropped(request, "revoked"))
 
     def _limit(self, task_name: str, limit: str | float | None) -> None:
         # Also at the task, where `inspect registered` reads it.

@@ -45,6 +45,7 @@ class Sizing:
         self._resized = resized
         self._multiplier = multiplier
         self._chosen = chosen
+        self._added = 0  # to the prefetch count, by command
         self._most = most
         self._failure = ""  # of the user's rule, as last said
         self._size_said = pool.size
@@ -94,6 +95,26 @@ class Sizing:
         if not prefetch or (self._consumer.by_number and not self._chosen):
             return MOST_AHEAD
         return max(0, prefetch - self._pool.size)
+
+    @property
+    def prefetch(self) -> int:
+        """Deliveries that may be unsettled here, without what held requests add; 0 is no limit. Any thread."""
+        return self._consumer.prefetch
+
+    def change_prefetch(self, by: int) -> int:
+        """Raise or lower the prefetch count, to 1 at least, and return it; it stays so when the pool is resized.
+
+        It counts as chosen from then on, and so is a bound also where messages are asked for by number.
+        """
+        before = self._consumer.prefetch
+        if before:
+            after = max(1, before + by)
+            self._added += after - before
+            self._chosen = True
+            self._consumer.prefetch = after
+            self._resized()
+            logger.info("The prefetch count is %d now.", after, extra={"event": "prefetch.changed"})
+        return self._consumer.prefetch
 
     def appetite(self) -> int:
         """Messages to ask for beyond the free slots, so that an autoscaler sees what waits."""
@@ -156,5 +177,6 @@ class Sizing:
         return now
 
     def _follow(self, slots: int) -> None:
-        self._consumer.prefetch = slots * self._multiplier
+        reserved = slots * self._multiplier
+        self._consumer.prefetch = max(1, reserved + self._added) if reserved else 0
         self._resized()

@@ -36,6 +36,10 @@ class WorkerSlots:
         found = self._worker.sizing.autoscaler
         return found.info() if found is not None else None
 
+    def sizes(self) -> tuple[int, int]:
+        """See Slots."""
+        return self._worker.size.first, self._worker.pool.size
+
     def resize(self, by: int) -> None:
         """See Slots."""
         sizing = self._worker.sizing

@@ -10,20 +10,23 @@ import threading
 import time
 
 from greenq import naming
-from greenq._speedups import RevokedSet
 from greenq.app.base import GreenQ
 from greenq.app.hooks import ChildInfo, WorkerInfo
+from greenq.broker.events import EventLink
+from greenq.broker.mailbox import NodeMailbox
 from greenq.broker.opening import open_consumer
 from greenq.control import default_registry
 from greenq.control.listener import Listener
+from greenq.control.permissions import is_off
 from greenq.conversion import mask_url
-from greenq.exceptions import ConfigError, GreenqError
+from greenq.events.dispatcher import Dispatcher
+from greenq.events.tasks import TaskEvents
+from greenq.exceptions import GreenqError
 from greenq.execution.executor import Executor
 from greenq.execution.limits import Limits
 from greenq.gates.eta import eta_gate
 from greenq.gates.expiry import expiry_gate
 from greenq.gates.rate import RateGate
-from greenq.gates.revoked import RevokedGate
 from greenq.log import configure
 from greenq.model import Outcome, Request, Settle
 from greenq.pools import table
@@ -31,8 +34,10 @@ from greenq.pools.base import Pool
 from greenq.rates import parse_rate
 from greenq.runtime.base import Runtime
 from greenq.runtime.timers import Timers
+from greenq.wire.control import LogicalClock
 from greenq.wire.serializers import Accept
 from greenq.worker.accounts import Accounts
+from greenq.worker.announcer import Announcer
 from greenq.worker.autoscale import autoscaler_class
 from greenq.worker.banner import banner
 from greenq.worker.children import Children
@@ -48,14 +53,18 @@ from greenq.worker.intake import Intake
 from greenq.worker.ledger import Ledger
 from greenq.worker.lineup import Lineup
 from greenq.worker.losses import Losses
+from greenq.worker.mingle import Mingle
 from greenq.worker.options import WorkerOptions
 from greenq.worker.outbox import Outbox
 from greenq.worker.panel import WorkerPanel
+from greenq.worker.queues import queues_to_start_with
+from greenq.worker.revokes import Revocations
 from greenq.worker.service import Keeper, ServiceThread
 from greenq.worker.signals import Signals
 from greenq.worker.sizing import Sizing
 from greenq.worker.stall import StallWatch
 from greenq.worker.stopping import Stopping
+from greenq.worker.unstarted import Unstarted
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +79,7 @@ class Worker:
         self.app = app.finalize()
         self.options = options
         self.hostname = options.hostname or naming.node_name(None)
-        self.queues = _queues(app, options)
+        self.queues = queues_to_start_with(app, options)
         self.started = time.time()
         configure(options.loglevel, options.logfile)
         self._make_pool()
@@ -110,22 +119,28 @@ class Worker:
         self.executor = Executor(
             self.app, self.hostname, self.accept, self.limits, keep_results=keeps, store=self.outbox.put
         )
-        self.accounts = Accounts(self.executor, self.outbox, self.app.tasks)
+        self.clock = LogicalClock()
+        self.events = Dispatcher(self.hostname, tasks=self.app.conf.worker_send_task_events)
+        self.task_events = TaskEvents(self.events)
+        self.accounts = Accounts(self.executor, self.outbox, self.app.tasks, self.task_events)
         self.losses = Losses(lambda request: self.app.tasks[request.name].reject_on_worker_lost, self.consumer)
 
     def _make_path(self) -> None:
         """The way of a message: intake, gates, line-up, pool, and back by way of the outbox."""
-        self.revoked = _revoked_set()
+        self.revocations = Revocations(self.app.conf, self.hostname, self.clock, self.runtime)
+        self.unstarted = Unstarted(self)
         self.rate = RateGate()
         self.lineup = Lineup(
             self.pool,
-            (RevokedGate(self.revoked), expiry_gate, eta_gate),
+            (self.revocations.gate, expiry_gate, eta_gate),
             self.rate,
             self.timers,
             self.ledger,
             self.outbox,
             self.accounts.dropped,
+            revoked=self.revocations.gate,
             room=self.consumer,
+            events=self.task_events,
             acks_late=self._acks_late,
             lock=contextlib.nullcontext() if self.runtime.green else threading.RLock(),
         )
@@ -141,6 +156,7 @@ class Worker:
             self.accounts.rejected,
             self.accounts.known,
             self.sizing,
+            lambda: self.mingle is None or self.mingle.fresh,
         )
 
     def _make_sizing(self) -> None:
@@ -170,8 +186,21 @@ class Worker:
         self.stall = StallWatch(self.runtime, self.app.conf.worker_hub_stall_seconds)
         self.service = ServiceThread(self.runtime)
         self.signals = Signals()
+        self.announcer = self._make_announcer()
         self.panel = WorkerPanel(self)
         self.listener: Listener | None = None
+        self.mingle = None if self.options.without_mingle else Mingle(self)
+
+    def _make_announcer(self) -> Announcer:
+        conf, url = self.app.conf, self.app.broker.url
+        return Announcer(
+            self.events,
+            self.clock,
+            lambda: EventLink(url, conf, self.hostname),
+            lambda: (len(self.ledger.running), self.ledger.finished + len(self.ledger.running)),
+            self.runtime,
+            beat_every=self.options.heartbeat_interval,
+        )
 
     def run(self) -> int:
         """Start everything, serve until stopped, and let go; returns the exit code (wire.md 1.6)."""
@@ -205,6 +234,7 @@ class Worker:
         self._fill_service()
         self.timers.start()
         self.outbox.start()
+        self.revocations.start()
         self.intake.start()
         self.sizing.start()
         self.stall.start()
@@ -218,10 +248,17 @@ class Worker:
         keeper = Keeper(self.consumer, self.ledger.unsettled, self._tick, self.runtime)
         service.add("keeper", lambda: keeper.serve(service.stopped))
         service.add("limits", self._serve_limits)
+        service.add("events", lambda: self.announcer.serve(service.stopped))
         service.add("signals", lambda: self.signals.serve(self.stopping.signalled, service.stopped))
-        if conf.worker_enable_remote_control:
+        if not is_off(conf):
             self.listener = listener = Listener(
-                conf, self.app.broker.url, self.hostname, default_registry(), self.panel, self.runtime
+                conf,
+                self.app.broker.url,
+                self.hostname,
+                default_registry(),
+                self.panel,
+                self.runtime,
+                opened_by=self.mingle.open if self.mingle is not None else NodeMailbox.open,
             )
             service.add("control", lambda: listener.run(service.stopped))
 
@@ -261,6 +298,7 @@ class Worker:
             return
         for name, task in self.app.tasks.items():
             self.rate.set_rate(name, parse_rate(task.rate_limit))
+            self.lineup.release(name)
 
     def _purge(self) -> None:
         erased = sum(self.publisher.purge(queue) for queue in self.queues)
@@ -285,6 +323,7 @@ class Worker:
         self.service.stop(LEAVE_SECONDS)
         self.stall.stop()
         self.timers.stop()
+        self.revocations.stop(LEAVE_SECONDS)
         for closing in (self.consumer.close, self.publisher.close, self.results.close):
             try:
                 closing()
@@ -294,19 +333,5 @@ class Worker:
         self.signals.close()
         with contextlib.suppress(AttributeError, OSError, ValueError):  # a task may have closed or replaced it
             sys.stdout.flush()
-
-
-def _revoked_set() -> RevokedSet:
-    """Bounded by number and by age, under Celery's names (wire.md 1.5)."""
-    most = int(os.environ.get("CELERY_WORKER_REVOKES_MAX", "50000"))
-    return RevokedSet(most, float(os.environ.get("CELERY_WORKER_REVOKE_EXPIRES", "10800")))
-
-
-def _queues(app: GreenQ, options: WorkerOptions) -> list[str]:
-    chosen = list(options.queues) or list(app.producer.router.queues)
-    queues = [name for name in chosen if name not in set(options.exclude_queues)]
-    if not queues:
-        raise ConfigError("no queue is left to consume from: look at -Q and -X")
-    return queues
 
 

@@ -236,7 +236,7 @@ def test_processes_killed_at_random_under_load_lose_and_leave_nothing(field: Sce
         f"descriptors {samples.descriptors[0]} to {max(samples.descriptors)} to {samples.descriptors[-1]}, "
         f"MB {samples.resident[0]:.0f} to {max(samples.resident):.0f} to {samples.resident[-1]:.0f}"
     )
-    assert samples.descriptors[-1] == samples.descriptors[0], f"{files}, {open_files(tree.pid)}"
+    assert samples.descriptors[-1] <= samples.descriptors[0], f"{files}, {open_files(tree.pid)}"
     # The board has no place for ever higher numbers.
     assert max(field.send("index").get(timeout=10) for _ in range(20)) <= 3 * CHILDREN
     assert not [child for child in tree.all() for each in children_of(child) if is_zombie(each)]

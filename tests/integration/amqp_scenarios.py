@@ -12,7 +12,7 @@ from typing import Any
 from greenq.broker.kombu_publisher import KombuPublisher
 from greenq.broker.pushed import PushedConsumer
 from greenq.config import Settings
-from greenq.exceptions import BrokerError, BrokerUnreachable
+from greenq.exceptions import BrokerError, BrokerUnreachable, ConfigError
 from greenq.model import Record, Rejected, Request, Settle, Settlement, TaskMessage
 from greenq.results.rpc import RpcResults
 from greenq.runtime.base import Runtime
@@ -306,7 +306,12 @@ def queues(stage: Stage) -> None:
     expect("one")
     consumer.add_queue("two")
     expect("two")
-    consumer.add_queue("refused", queue_arguments={"x-max-priority": 3})
+    try:
+        consumer.add_queue("refused", queue_arguments={"x-max-priority": 3})
+    except ConfigError as exc:
+        assert "queue 'refused' exists with x-max-priority = none" in str(exc), exc
+    else:
+        raise AssertionError("a queue with other arguments was taken")
     expect("two")
     consumer.cancel_queue("two")
     expect("one")

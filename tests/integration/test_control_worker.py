@@ -186,6 +186,11 @@ def test_exit_codes_tell_scripts_what_happened(redis_line: Line, start_node: Sta
     assert (strict.returncode, "unknown task" in strict.stdout) == (1, True)
     both = redis_line("inspect", "--strict", "-t", "0.5", "-d", f"{node.name},x@y", "ping")
     assert both.returncode == 1
+    twice = redis_line("inspect", "-j", "-t", "0.5", "-d", node.name, "ping", "-d", f"x@y,{node.name}")
+    assert (twice.returncode, json.loads(twice.stdout)) == (0, {node.name: {"ok": "pong"}})
+    assert "no reply from x@y" in twice.stderr
+    short = redis_line("status", "-t", "0.5", "-d", node.name.partition("@")[0])
+    assert (short.returncode, f"did you mean '{node.name}'?" in short.stderr) == (69, True)
 
 
 def test_own_commands_are_sub_commands(redis_line: Line, start_node: StartNode) -> None:

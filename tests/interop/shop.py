@@ -84,6 +84,12 @@ def define(app: Any, errors: Any) -> None:
         ledger.done(what)
         return what
 
+    @task()
+    def spin(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+
     @task(acks_late=True)
     def late(what: str, seconds: float) -> str:
         ledger.start(what)

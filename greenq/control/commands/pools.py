@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from greenq.control.panel import Panel
 from greenq.control.registry import make_command
@@ -11,6 +13,17 @@ from greenq.exceptions import BadArgument, ConfigError, PoolCannot
 Reply = dict[str, str]
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+# What the profile "standard" allows no more.
+def _to_more_than_twice(panel: Panel, arguments: Mapping[str, Any]) -> str:
+    first, now = panel.slots.sizes()
+    return f"to more than {2 * first} slots" if now + arguments.get("n", 1) > 2 * first else ""
+
+
+def _to_less_than_half(panel: Panel, arguments: Mapping[str, Any]) -> str:
+    first, now = panel.slots.sizes()
+    return f"to less than {-(-first // 2)} slots" if 2 * (now - arguments.get("n", 1)) < first else ""
 
 
 def pool_grow(panel: Panel, *, n: int = 1) -> Reply:
@@ -64,8 +77,12 @@ def pool_restart(
 
 
 COMMANDS = (
-    make_command(pool_grow, "control", args=[("n", int)], signature="[N=1]"),
-    make_command(pool_shrink, "control", args=[("n", int)], signature="[N=1]"),
+    make_command(
+        pool_grow, "control", args=[("n", int)], signature="[N=1]", access="limits", beyond=_to_more_than_twice
+    ),
+    make_command(
+        pool_shrink, "control", args=[("n", int)], signature="[N=1]", access="limits", beyond=_to_less_than_half
+    ),
     make_command(autoscale, "control", args=[("max", int), ("min", int)], signature="[MAX [MIN]]"),
     make_command(pool_restart, "control", args=[]),
 )

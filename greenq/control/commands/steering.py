@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import os
 import signal as signals
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 from greenq.control.panel import Panel
 from greenq.control.registry import make_command
 from greenq.exceptions import BadArgument, ConfigError
 from greenq.rates import parse_rate
+from greenq.wire.stamps import values_of
+
+# What the profile "standard" allows no more: ending what runs, and limits that let next to nothing through.
+_SELDOM = 1 / 60  # tasks a second
+_SOON = 1.0  # seconds
+
+
+def _terminates(_panel: Panel, arguments: Mapping[str, Any]) -> str:
+    return "with terminate" if arguments.get("terminate") else ""
+
+
+def _stops_a_type(_panel: Panel, arguments: Mapping[str, Any]) -> str:
+    try:
+        rate = parse_rate(arguments["rate_limit"])
+    except ConfigError:
+        return ""  # the command says so itself
+    return "to less than one a minute" if rate is not None and 0 < rate < _SELDOM else ""
+
+
+def _ends_at_once(_panel: Panel, arguments: Mapping[str, Any]) -> str:
+    limits = (arguments.get("soft"), arguments.get("hard"))
+    return f"below {_SOON:g} s" if any(0 < (limit or 0) < _SOON for limit in limits) else ""
+
+
+LONGEST = 512  # characters of an id or of a part of a stamp: what is remembered has to be bounded
 
 
 def revoke(
@@ -20,8 +48,10 @@ def revoke(
 ) -> dict[str, str]:
     """Never start the tasks of these ids; with terminate, end those that run."""
     ids = [task_id] if isinstance(task_id, str) else list(task_id)
+    if any(len(each) > LONGEST for each in ids):
+        raise BadArgument(f"revoke: an id has at most {LONGEST} characters")
     number = signal_number(signal) if terminate else 0
-    panel.revoke(ids)
+    panel.revokes.add(ids)
     if not terminate:
         return {"ok": f"tasks {set(ids)} flagged as revoked"}
     ended = panel.terminate(ids, number)
@@ -31,6 +61,45 @@ def revoke(
 def terminate(panel: Panel, *, signal: str | int, task_id: str | list[str]) -> dict[str, str]:
     """End the tasks of these ids though they run."""
     return revoke(panel, task_id=task_id, terminate=True, signal=signal)
+
+
+def revoke_by_stamped_headers(
+    panel: Panel,
+    *,
+    headers: dict[str, Any] | list[str] | str,
+    terminate: bool = False,
+    signal: str | int | None = None,
+) -> dict[str, str]:
+    """Never start tasks that carry one of these stamps; with terminate, end those that run."""
+    wanted = _stamps(headers)
+    pairs = [(header, value) for header, values in wanted.items() for value in values_of(values)]
+    if any(len(text) > LONGEST for pair in pairs for text in pair):
+        raise BadArgument(f"revoke_by_stamped_headers: a stamp has at most {LONGEST} characters")
+    number = signal_number(signal) if terminate else 0
+    panel.revokes.add_stamps(pairs)
+    if not terminate:
+        return {"ok": f"headers {wanted} flagged as revoked, but not terminated"}
+    ended: dict[str, set[str]] = defaultdict(set)
+    for header, value in panel.revokes.terminate_stamped(pairs, number):
+        ended[header].add(value)
+    return {"ok": f"headers {ended} revoked" if ended else f"headers {wanted} were not terminated"}
+
+
+def _stamps(headers: dict[str, Any] | list[str] | str) -> dict[str, Any]:
+    """The stamps of a command: an object of values or lists of them, or "header=value" words."""
+    if isinstance(headers, dict):
+        for header, values in headers.items():
+            if not values_of(values):
+                raise BadArgument(f"revoke_by_stamped_headers: {header!r} needs a value, or a list of them")
+        return headers
+    found: dict[str, Any] = {}
+    for word in [headers] if isinstance(headers, str) else headers:
+        header, equals, value = word.partition("=")
+        if not header or not equals:
+            raise BadArgument(f"revoke_by_stamped_headers: write header=value, not {word[:100]!r}")
+        before = found.get(header)
+        found[header] = value if before is None else [*([before] if isinstance(before, str) else before), value]
+    return found
 
 
 def signal_number(signal: str | int | None) -> int:
@@ -60,6 +129,8 @@ def rate_limit(panel: Panel, *, task_name: str, rate_limit: str | float | None) 
         rate = parse_rate(rate_limit)
     except ConfigError as exc:
         return {"error": f"Invalid rate limit string: {ValueError(str(exc))!r}"}
+    if rate and panel.app.conf.worker_disable_rate_limits:
+        return {"error": "rate limits are disabled on this node (worker_disable_rate_limits)"}
     panel.rate_limit(task_name, rate_limit if rate else None)
     return {"ok": "new rate limit set successfully" if rate else "rate limit disabled successfully"}
 
@@ -88,9 +159,29 @@ def shutdown(panel: Panel, *, msg: str = "Got shutdown from remote") -> None:
 
 
 COMMANDS = (
-    make_command(revoke, "control", variadic="task_id"),
+    make_command(revoke, "control", variadic="task_id", access="limits", beyond=_terminates),
     make_command(terminate, "control", args=[("signal", str)], variadic="task_id"),
-    make_command(rate_limit, "control", args=[("task_name", str), ("rate_limit", str)]),
-    make_command(time_limit, "control", args=[("task_name", str), ("soft", float), ("hard", float)]),
+    make_command(
+        revoke_by_stamped_headers,
+        "control",
+        variadic="headers",
+        signature="HEADER=VALUE [HEADER=VALUE ...]",
+        access="limits",
+        beyond=_terminates,
+    ),
+    make_command(
+        rate_limit,
+        "control",
+        args=[("task_name", str), ("rate_limit", str)],
+        access="limits",
+        beyond=_stops_a_type,
+    ),
+    make_command(
+        time_limit,
+        "control",
+        args=[("task_name", str), ("soft", float), ("hard", float)],
+        access="limits",
+        beyond=_ends_at_once,
+    ),
     make_command(shutdown, "control", args=[], replies=False),
 )

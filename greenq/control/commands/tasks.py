@@ -38,7 +38,7 @@ def scheduled(panel: Panel) -> list[dict[str, Any]]:
 
 def revoked(panel: Panel) -> list[str]:
     """List the ids of revoked tasks."""
-    return panel.revoked()
+    return panel.revokes.ids()
 
 
 def query_task(panel: Panel, *, ids: str | list[str]) -> dict[str, list[Any]]:

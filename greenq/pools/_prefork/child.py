@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from greenq.exceptions import GreenqError, Interrupt, SoftTimeLimitExceeded
-from greenq.model import Outcome, Record, Request
+from greenq.model import Outcome, Record, Request, State
 from greenq.pools._prefork.board import Board
 from greenq.pools._prefork.endings import KILLED, as_ending
 from greenq.pools._prefork.frames import READ_BYTES, Frame, FrameReader, Kind, frame
@@ -23,6 +23,7 @@ from greenq.pools.base import ChildSide
 from greenq.pools.guarding import run_guarded
 from greenq.pools.interrupts import NUDGE, PATIENCE, at_a_loops_end, untouched
 from greenq.wire.passing import pack_outcome, pack_record, unpack_epitaph, unpack_request
+from greenq.wire.reprs import shortened
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -102,6 +103,8 @@ class Child:
         self._board.start(self._index, number)
         outcome = self._outcome(kind, number, payload)
         self._request = None
+        if kind == Kind.TELL and outcome.state == State.SUCCESS:
+            outcome.result_text = shortened(outcome.value)  # the value itself stays here
         try:
             packed = pack_outcome(outcome)
         except Exception as error:  # noqa: BLE001  (whatever pickle runs into)

@@ -99,7 +99,7 @@ class Dispatch:
 
     def _give(self, child: Handle, job: Job) -> None:
         self._number += 1
-        child.hand(self._number, job)
+        child.hand(self._number, job, tells=self._options.tells())
         if len(child.line) == 1:
             self._begin(child)
         if self._options.max_tasks and child.handed >= self._options.max_tasks:

@@ -19,6 +19,7 @@ class Kind(IntEnum):
 
     # parent to child
     RUN = 1  # a packed request
+    TELL = 4  # the same, and the outcome is to have the text of the task's value
     EPITAPH = 2  # a packed request behind the numbers of the ending that its outcome is to be made of
     LEAVE = 3  # end after what came before
     # child to parent

@@ -99,12 +99,12 @@ class Handle:
             return None
         return self._reader.feed(data)
 
-    def hand(self, number: int, job: Job) -> None:
-        """Give it a request."""
+    def hand(self, number: int, job: Job, *, tells: bool) -> None:
+        """Give it a request; `tells`: its outcome is to have the text of the task's value."""
         self.line.append((number, job))
         self.handed += 1
         if job.error is None:
-            self._write(frame(Kind.RUN, number, pack_request(job.request)))
+            self._write(frame(Kind.TELL if tells else Kind.RUN, number, pack_request(job.request)))
         else:
             self._write(frame(Kind.EPITAPH, number, pack_epitaph(job.request, job.error)))
 

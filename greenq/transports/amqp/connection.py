@@ -19,13 +19,15 @@ from greenq.conversion import mask_url
 from greenq.exceptions import BrokerUnreachable
 from greenq.transports.amqp.frames import FrameReader, Pushed
 from greenq.transports.amqp.tables import FrameError
-from greenq.transports.link import Doorbell, LinkOptions, QueueMismatch
+from greenq.transports.link import Doorbell, LinkOptions, LinkRefused, QueueMismatch
 
 LOST = (OSError, AMQPError, FrameError)
 REPLY_TIMEOUT = 10.0  # seconds the broker may take to answer a declaration
 CLOSE_TIMEOUT = 3.0  # and a close
 ENOUGH = 10_000  # deliveries not handed out; with prefetch 0 nothing else keeps the rest in the socket
 
+# AMQP 0-9-1, reply codes: refused, locked, failed precondition, a command, syntax or value it does not know.
+_REFUSED = frozenset({403, 405, 406, 501, 502, 503, 530, 540})
 _CHUNK = 65536  # bytes a read; malloc maps and unmaps pages for more than twice that, at every call
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _INEQUIVALENT = re.compile(
@@ -251,7 +253,9 @@ class AmqpConnection(pyamqp.Connection):
     def lost(self, exc: BaseException) -> BrokerUnreachable:
         """What its loss is called above this room; from now on nothing more is expected of the broker."""
         self.broken = True
-        return BrokerUnreachable(f"the connection to RabbitMQ is lost: {str(exc) or type(exc).__name__}")
+        refused = getattr(exc, "reply_code", 0) in _REFUSED
+        kind = LinkRefused if refused else BrokerUnreachable
+        return kind(f"the connection to RabbitMQ is lost: {str(exc) or type(exc).__name__}")
 
     def finish(self) -> None:
         """Close in order if the broker answers in time, at once if it is lost; never raises."""

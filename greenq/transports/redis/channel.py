@@ -9,7 +9,7 @@ from typing import Any
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError
 
 from greenq.exceptions import BrokerError, ConfigError
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 # Typed in name only: every inherited method would be a call to an untyped function.
 _KombuQoS: Any = stock.QoS
 _KombuChannel: Any = stock.Channel
+
+_FANOUT_BATCH = 16  # frames handed out between two looks at anything else
 
 # What building a kombu Message from hostile content raises.
 _NOT_A_MESSAGE = (AttributeError, KeyError, LookupError, RecursionError, TypeError, ValueError)
@@ -224,6 +226,14 @@ class Channel(_KombuChannel):  # type: ignore[misc]  # see above
         logger.warning(text, queue, why, extra=extra)
         self.store.settle((), [Settlement(tag, queue, Settle.DEAD, reason=f"envelope: {why!r}"[:500])])
 
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:
+        """As kombu's, and `reached` says how many subscribers there were."""
+        if "_publish_batch" in kwargs:  # it is sent later, and then nobody asks
+            super()._put_fanout(exchange, message, routing_key, **kwargs)
+            return
+        with self.conn_or_acquire() as client:
+            self.reached = int(client.publish(self._get_publish_topic(exchange, routing_key), dumps(message)))
+
     def listen(self) -> Any:
         """Subscribe to what fan-out queues are bound to, once; returns the connection to be polled."""
         client = self.subclient
@@ -234,8 +244,17 @@ class Channel(_KombuChannel):  # type: ignore[misc]  # see above
         return client.connection
 
     def receive_fanout(self) -> bool:
-        """Read and deliver what came in; never waits for more."""
-        return bool(self._receive())
+        """Read and deliver what came in, some of it at a time; never waits for more.
+
+        Kombu reads on for as long as there is something, and in a flood comes back when that is over.
+        """
+        client = self.subclient
+        delivered = False
+        for _ in range(_FANOUT_BATCH):
+            delivered = self._receive_one(client) or delivered
+            if client.connection is None or not client.connection.can_read(timeout=0):
+                break
+        return delivered
 
     def _receive_one(self, c: Any) -> bool:
         response = c.parse_response()

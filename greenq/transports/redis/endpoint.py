@@ -75,7 +75,9 @@ def parse_endpoint(url: str, options: Mapping[str, Any]) -> Endpoint:
     _take_query(query, params, url_kind=scheme)
     database = query.pop("virtual_host", query.pop("db", None))
     if query:
-        raise ConfigError(f"unknown part of the Redis URL: {', '.join(sorted(query))}")
+        # With an `@` it is rather the rest of a password than a name.
+        names = sorted("**" if "@" in name else name for name in query)
+        raise ConfigError(f"unknown part of the Redis URL: {', '.join(names)}")
     if scheme in ("redis", "rediss"):
         return _tcp(parts.hostname, _port(parts, rest), database or parts.path, params, tls)
     params = {k: v for k, v in params.items() if k not in _TCP_ONLY}
@@ -105,6 +107,8 @@ def _port(parts: Any, rest: str) -> int:
 
 def _database(value: str | int | None) -> int:
     text = str(value or 0).strip("/") or "0"
+    if "@" in text:
+        raise ConfigError("the password in the Redis URL has a slash in it; write %2F for that")
     if not text.isdigit():
         raise ConfigError(f"the Redis database is a number, as in redis://host:6379/0, not {text!r}")
     return int(text)

@@ -191,6 +191,7 @@ class Channel(virtual.Channel):
                 return
             kind = self._kind(store, exchange)
             reached = store.topology.publish(kind, exchange, routing_key or "", raw, priority)
+            self.reached = len(reached)
             if not reached and self.deadletter_queue:
                 store.post((Post(self.deadletter_queue, raw, priority),))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kombu import Exchange, Queue
 
 from greenq import GreenQ
+from greenq.broker.topology import Declarations
 from greenq.exceptions import ConfigError
 
 
@@ -20,6 +20,13 @@ def address(app: GreenQ, name: str = "proj.mail.send", *args: Any, **options: An
 
 def route_by_argument(name: str, args: Any, kwargs: Any, options: Any, task: Any = None) -> Any:
     return {"queue": f"q{args[0]}"} if args else None
+
+
+class Older:
+    """Celery's form of a router before it took options."""
+
+    def route_for_task(self, task: str, args: Any = None, kwargs: Any = None) -> Any:
+        return f"q{args[0]}"
 
 
 ROUTES: list[tuple[Any, str]] = [
@@ -36,7 +43,10 @@ ROUTES: list[tuple[Any, str]] = [
     ([lambda *args, **kwargs: None, {"proj.*": "after"}], "after"),
     (f"{__name__}.route_by_argument", "q7"),
     (f"{__name__}:route_by_argument", "q7"),
-    (SimpleNamespace(route_for_task=route_by_argument), "q7"),
+    (Older(), "q7"),
+    (f"{__name__}.Older", "q7"),
+    ([[("other.*", "other"), ("proj.*", {"queue": "of-pairs"})]], "of-pairs"),
+    ([[("other.*", "other"), (re.compile("proj"), "third"), ("proj.*", "fourth")]], "third"),
     ({"proj.*": Queue("from-object")}, "from-object"),
 ]
 
@@ -100,6 +110,24 @@ def test_a_queue_nobody_named_is_refused_when_the_settings_say_so(app: GreenQ) -
     assert address(app, queue="mail") == ("", "mail")
     with pytest.raises(ConfigError, match="no queue 'mial' in task_queues.*: did you mean mail?"):
         address(app, queue="mial")
+    app.conf.task_routes = {"proj.*": "elsewhere"}
+    with pytest.raises(ConfigError, match="no queue 'elsewhere' in task_queues.* off; there are celery, mail"):
+        address(app)
+
+
+@pytest.mark.parametrize("queue", ["news", {"name": "news"}, {"name": "news", "exchange_type": "fanout"}])
+def test_a_queue_without_an_exchange_is_on_the_default_one_for_sender_and_worker(app: GreenQ, queue: Any) -> None:
+    app.conf.update(task_queues=[queue], task_default_exchange="tasks", task_default_exchange_type="topic")
+    consumed = Declarations(app.conf).queue("news")
+    assert (consumed.exchange.name, consumed.exchange.type, consumed.routing_key) == ("tasks", "topic", "news")
+    assert address(app, queue="news") == ("tasks", "news")
+
+
+def test_a_queue_object_without_a_key_gets_the_default_key(app: GreenQ) -> None:
+    app.conf.update(task_queues=[Queue("news")], task_default_exchange_type="topic", task_default_routing_key="all")
+    consumed = Declarations(app.conf).queue("news")
+    assert (consumed.exchange.name, consumed.exchange.type, consumed.routing_key) == ("celery", "topic", "all")
+    assert address(app, queue="news") == ("celery", "all")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +136,7 @@ def test_a_queue_nobody_named_is_refused_when_the_settings_say_so(app: GreenQ) -
         ("task_routes", 3, "task_routes: 3 is no dict, function or path"),
         ("task_routes", "no.such:thing", "'no.such:thing' cannot be imported"),
         ("task_routes", {"a": 3}, "the route of 'a' is 3"),
+        ("task_routes", [["a", "b", "c"]], "['a', 'b', 'c'] is no list of (pattern, route)"),
         ("task_queues", [3], "3 is no queue"),
         ("task_queues", [{"exchange": "x"}], "has no name"),
     ],

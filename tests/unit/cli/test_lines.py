@@ -190,6 +190,26 @@ def test_own_commands_are_listed_when_the_app_is_named(project: Path) -> None:
     assert "increase [N=1]" in greenq("control", "--list", "-A", "tasks", cwd=project).stdout.splitlines()
 
 
+def test_commands_are_listed_by_what_they_are_about(project: Path) -> None:
+    text = greenq("-A", "tasks", "control", "--help", cwd=project).stdout
+    titles = [line.strip(":") for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles.index("Pools") < titles.index("Steering") < titles.index("The app's own") < titles.index("Asking")
+
+
+def test_arguments_are_described_one_by_one(project: Path) -> None:
+    text = greenq("control", "terminate", "--help", cwd=project).stdout
+    assert "Usage: greenq control terminate [OPTIONS] SIGNAL TASK_ID...\n" in text
+    assert "\nArguments:\n  SIGNAL   str or int\n  TASK_ID  one or more\n" in text
+    assert "NUM        int [default: 200]" in greenq("inspect", "objgraph", "--help", cwd=project).stdout
+
+
+def test_a_group_without_a_command_shows_its_help(project: Path) -> None:
+    done = greenq("inspect", cwd=project)
+    assert done.returncode == 2
+    assert "\n  ping " in done.stderr
+    assert done.stdout == ""
+
+
 def test_an_own_command_has_help_made_of_its_annotations(project: Path) -> None:
     text = greenq("inspect", "whoami", "--help", cwd=project).stdout
     assert "--loud" in text

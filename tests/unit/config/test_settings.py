@@ -154,11 +154,11 @@ def test_a_setting_without_meaning_is_named_with_its_reason_once(
 
 
 def test_an_unsupported_setting_is_named_unless_it_asks_for_what_happens_anyway(conf: Settings) -> None:
-    conf.worker_send_task_events = False
+    conf.task_send_sent_event = False
     conf.task_protocol = 2
     assert conf.warnings == []
-    conf.worker_send_task_events = True
-    assert "worker_send_task_events" in conf.warnings[0]
+    conf.task_send_sent_event = True
+    assert "task_send_sent_event" in conf.warnings[0]
     assert "not supported yet: events are not part of this version" in conf.warnings[0]
 
 

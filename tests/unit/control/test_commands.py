@@ -43,8 +43,9 @@ def ask(panel: FakePanel, name: str, **arguments: Any) -> Any:
 
 @pytest.mark.parametrize("command", REGISTRY, ids=lambda command: command.name)
 def test_every_reply_can_be_sent_as_json(command: Any, panel: FakePanel) -> None:
-    samples = {"from_node": "x@y", "ids": ["id-1"], "task_id": "id-1", "signal": "TERM"}
-    samples |= {"task_name": "proj.add", "rate_limit": "1/s"}
+    samples: dict[str, Any] = {"from_node": "x@y", "ids": ["id-1"], "task_id": "id-1", "signal": "TERM"}
+    samples |= {"task_name": "proj.add", "rate_limit": "1/s", "id": "e1", "topic": "task"}
+    samples |= {"queue": "q", "headers": {"a": "b"}}
     needed = {p.name: samples[p.name] for p in command.parameters if p.required}
     reply = command.ask(panel, needed)
     assert json.loads(dumps(reply, "json")[2]) == json.loads(json.dumps(reply))
@@ -187,14 +188,49 @@ def test_hello_exchanges_revoked_ids_in_both_formats(panel: FakePanel) -> None:
 
 def test_hello_from_itself_is_nothing(panel: FakePanel) -> None:
     assert ask(panel, "hello", from_node="w@h", revoked=["aaa"]) is None
-    assert panel.revoked() == []
+    assert panel.revokes.ids() == []
 
 
 def test_revoke_flags_one_id_or_several(panel: FakePanel) -> None:
     assert ask(panel, "revoke", task_id="7aa5") == {"ok": "tasks {'7aa5'} flagged as revoked"}
     reply = ask(panel, "revoke", task_id=["i1", "i2"], terminate=False, signal="SIGTERM")
     assert reply["ok"] in {"tasks {'i1', 'i2'} flagged as revoked", "tasks {'i2', 'i1'} flagged as revoked"}
-    assert panel.revoked() == ["7aa5", "i1", "i2"]
+    assert panel.revokes.ids() == ["7aa5", "i1", "i2"]
+
+
+def test_an_id_too_long_to_be_remembered_is_refused(panel: FakePanel) -> None:
+    with pytest.raises(BadArgument, match="at most 512 characters"):
+        ask(panel, "revoke", task_id=["fine", "x" * 513])
+    assert panel.revokes.ids() == []
+
+
+def test_stamps_are_revoked_with_celerys_three_replies(panel: FakePanel) -> None:
+    def revoke(headers: Any, **options: Any) -> Any:
+        return ask(panel, "revoke_by_stamped_headers", headers=headers, **options)["ok"]
+
+    flagged = "headers {'tenant': 'a'} flagged as revoked, but not terminated"
+    assert revoke({"tenant": "a"}) == revoke(["tenant=a"]) == revoke("tenant=a") == flagged
+    assert revoke({"tenant": ["b", 5]}, terminate=True) == "headers {'tenant': ['b', 5]} were not terminated"
+    assert panel.asked[-1] == ("terminate_stamped", [("tenant", "b"), ("tenant", "5")], 15)
+    panel.requests["active"].append(
+        make_request("id-9", stamped_headers=["tenant"], stamps={"tenant": ["c", "d"], "hidden": "e"})
+    )
+    ended = revoke(["tenant=c", "hidden=e"], terminate=True)
+    assert ended == "headers defaultdict(<class 'set'>, {'tenant': {'c'}}) revoked"
+    assert panel.revokes.stamps()["tenant"][-1] == "c"
+    assert revoke(["a=1", "a=2=3"]) == "headers {'a': ['1', '2=3']} flagged as revoked, but not terminated"
+
+
+@pytest.mark.parametrize("headers", [["tenant"], ["=a"], {"tenant": None}, {"tenant": []}, {"tenant": "x" * 513}])
+def test_stamps_that_say_nothing_are_refused(headers: Any, panel: FakePanel) -> None:
+    with pytest.raises(BadArgument, match="revoke_by_stamped_headers: "):
+        ask(panel, "revoke_by_stamped_headers", headers=headers)
+    assert panel.revokes.stamps() == {}
+
+
+def test_hello_exchanges_stamps_between_nodes_that_know_them(panel: FakePanel) -> None:
+    reply = ask(panel, "hello", from_node="x@y", revoked=[], stamps={"tenant": ["a"]}, later="thing")
+    assert reply == {"revoked": [], "stamps": {"tenant": ["a"]}, "clock": 1}
 
 
 def test_revoke_with_terminate_ends_what_runs(panel: FakePanel) -> None:

@@ -15,6 +15,9 @@ BUILT_IN = {
     *("ping", "active", "reserved", "scheduled", "registered", "stats", "revoked", "query_task", "active_queues"),
     *("clock", "conf", "hello", "report", "memsample", "revoke", "terminate", "rate_limit", "shutdown"),
     *("time_limit", "pool_grow", "pool_shrink", "pool_restart", "autoscale"),
+    *("add_consumer", "cancel_consumer"),
+    "revoke_by_stamped_headers",
+    *("memdump", "objgraph", "election", "enable_events", "disable_events", "heartbeat"),
 }
 ALIASES = {
     "dump_active": "active",

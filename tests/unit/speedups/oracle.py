@@ -74,6 +74,7 @@ def delivery(headers: dict[str, Any], properties: dict[str, Any]) -> dict[str, A
         "exchange": text(info, "exchange") or "",
         "routing_key": text(info, "routing_key") or "",
         "redelivered": headers.get("redelivered") is True or info.get("redelivered") is True,
+        "stamped": bool(headers.get("stamped_headers")),
     }
 
 

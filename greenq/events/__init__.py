@@ -1,0 +1,1 @@
+"""Telling the world: what watchers hear. Never slows a task down."""

@@ -1,0 +1,35 @@
+"""The page of remote commands is the registry's, and leaves none out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from greenq.control.registry import Command, default_registry
+from tests.architecture.source import ROOT
+
+PAGE = ROOT / "docs" / "reference" / "commands.md"
+
+
+def test_the_page_of_commands_is_made_from_the_registry() -> None:
+    argv = [sys.executable, str(ROOT / "scripts" / "commands_page.py")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    made = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+    assert made.returncode == 0, made.stderr
+    assert PAGE.read_text() == made.stdout, "run: scripts/commands_page.py > docs/reference/commands.md"
+
+
+@pytest.mark.parametrize("command", default_registry(), ids=lambda command: command.name)
+def test_the_page_describes_every_command(command: Command) -> None:
+    _, found, rest = PAGE.read_text().partition(f"\n### {command.name}\n")
+    described = rest.partition("\n### ")[0]
+    assert found, "it has no heading"
+    assert command.help in described
+    assert f"**Access** `{command.access}`" in described
+    assert "Reply:" in described
+    assert not command.alias or f"`{command.alias}`" in described
+    for parameter in command.parameters:
+        assert f"| `{parameter.name}` |" in described
