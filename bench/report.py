@@ -35,10 +35,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better greenq's median is."""
+        """How many times better greenq's median is; None where one of them is nothing."""
         if not self.greenq or not self.other:
             return None
         ours, theirs = statistics.median(self.greenq), statistics.median(self.other)
+        if not ours or not theirs:
+            return None
         return ours / theirs if self.more_is_better else theirs / ours
 
     @property
