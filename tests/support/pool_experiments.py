@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import signal
 import time
+from functools import partial
 
+import redis
 from celery import Celery, chord
 
 from tests.support.pool_scene import APP, BY_ITSELF, SECONDS, Finding, Scene, answered, error_of, said_no, yes
@@ -310,9 +314,18 @@ def beat(scene: Scene) -> Finding:
 
 
 def events(scene: Scene) -> Finding:
-    refusal = answered(scene.ask("enable_events"))
-    assert refusal is not None, "events can be enabled: measure here that several go in one message"
-    return refusal
+    """What a watcher of the channel of batches reads, while fifty tasks run."""
+    scene.ask("enable_events")
+    with redis.Redis.from_url(scene.app.broker.url) as client, client.pubsub() as watcher:
+        watcher.psubscribe("*celeryev/task.multi")
+        for sent in [scene.send("add", number, 1) for number in range(50)]:
+            sent.get(timeout=SECONDS)
+        read = partial(watcher.get_message, ignore_subscribe_messages=True)
+        message = wait_for(read, SECONDS, "a batch of events")
+    scene.ask("disable_events")
+    batch = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+    assert len(batch) > 1
+    return yes(f"{len(batch)} in one message")
 
 
 def election(scene: Scene) -> Finding:

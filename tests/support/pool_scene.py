@@ -25,7 +25,7 @@ BY_ITSELF = 30.0  # how long a task goes on that nothing ends
 
 Verdict = Literal["yes", "refused", "later", "no"]
 _LATER = re.compile(r"no such option|no command|not part of this version|not supported yet")
-_CURE = re.compile(r"[:;,] (or )?(use|run|restart|start|leave|write) ")
+_CURE = re.compile(r"[:;,] (or )?(use|run|restart|start|leave|write|send) ")
 
 
 @dataclass(frozen=True, slots=True)
