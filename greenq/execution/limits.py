@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -74,7 +75,9 @@ class Limits:
                 hasty = chasing
                 sys.setswitchinterval(HASTE if hasty else patience)
             pause = LOOK_LATEST if due is None else due - time.monotonic()
-            sleep(LOOK_SOONEST if chasing else min(LOOK_LATEST, max(LOOK_SOONEST, pause)))
+            # Uneven, or a task that repeats itself as often would be struck at the same bad place each time.
+            soonest = LOOK_SOONEST * random.uniform(0.4, 1.6)  # noqa: S311  (no secret)
+            sleep(soonest if chasing else min(LOOK_LATEST, max(LOOK_SOONEST, pause)))
         sys.setswitchinterval(patience)
 
     def _expire(

@@ -116,7 +116,8 @@ def test_an_ended_task_leaves_nothing_locked(redis_stage: Stage, pool: str) -> N
         began = time.monotonic()
         with pytest.raises(TimeLimitExceeded):
             redis_stage.send(name, name, time_limit=0.2).get(timeout=20)
-        assert time.monotonic() - began < 3.0
+        # An ending that strikes in a finalizer is lost, and comes again until it strikes elsewhere.
+        assert time.monotonic() - began < 8.0
         child = redis_stage.send("sends", "child").get(timeout=10)
         assert redis_stage.app.AsyncResult(child).get(timeout=10) == "child"
 
