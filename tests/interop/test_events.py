@@ -106,6 +106,8 @@ def test_celerys_receiver_hears_the_life_of_every_task(fleet: Fleet, pool: str) 
         watch.wait_kinds(long.id, "received", "started")
         fleet.stock.control.terminate(long.id)
         watch.wait_kinds(long.id, "received", "started", "revoked")
+        overdue = fleet.send("nap", "overdue", 30, time_limit=0.5)
+        watch.wait_kinds(overdue.id, "received", "started", "failed")
         unknown = fleet.send("nobody-knows")
         watch.wait_kinds(unknown.id, "received", "failed")
         node.term()
@@ -117,6 +119,10 @@ def test_celerys_receiver_hears_the_life_of_every_task(fleet: Fleet, pool: str) 
     assert 0 <= watch.one(added.id, "succeeded")["runtime"] < 5
     assert watch.one(failed.id, "failed")["exception"] == "ValueError('boom', 42)"
     assert "Traceback" in watch.one(failed.id, "failed")["traceback"]
+    # One event each, and none after it.
+    assert watch.kinds(overdue.id) == ["task-received", "task-started", "task-failed"]
+    assert watch.kinds(long.id) == ["task-received", "task-started", "task-revoked"]
+    assert "TimeLimitExceeded" in watch.one(overdue.id, "failed")["exception"]
     ends = [watch.one(each.id, "revoked") for each in (late, far, long)]
     assert [(e["terminated"], e["expired"], e["signum"]) for e in ends] == [
         (False, True, None),
