@@ -38,6 +38,7 @@ _MOST_BYTES = 4 * 2**20
 # Seconds of reading without a pause after which a command may have waited here for longer than its sender does.
 # Before that an expired one only says that two clocks differ.
 _BEHIND = 0.5
+_LOOK = 0.001  # seconds in which a read sees whether there is anything
 
 OnBadFrame = Callable[[BadFrame], None]
 
@@ -83,18 +84,29 @@ class NodeMailbox:
         """
         link = self._link
         if not link.inbox:
-            link.drain(timeout)
+            link.drain(_LOOK)
+            if not link.inbox and not link.bad:
+                self._wait(timeout)
         messages = link.take()
-        now = time.monotonic()
-        if not messages and not link.bad:
-            self._caught_up = now
-        elif now - self._caught_up > _BEHIND:
+        if self.behind > _BEHIND:
             messages = [message for message in messages if not self._is_expired(message)]
         frames = [frame for message in messages if (frame := self._frame(message)) is not None]
         for fault in link.bad:
             self._on_bad(fault)
         link.bad.clear()
         return [frame for frame in frames if frame.is_for(self._hostname)]
+
+    def _wait(self, timeout: float) -> None:
+        began = self._caught_up = time.monotonic()
+        self._link.drain(timeout)
+        # What comes after a wait has just come, unless the whole process stood still meanwhile.
+        if time.monotonic() - began < timeout + _BEHIND / 2:
+            self._caught_up = time.monotonic()
+
+    @property
+    def behind(self) -> float:
+        """Seconds since there was nothing to read: what is read now may have waited here for so long."""
+        return time.monotonic() - self._caught_up
 
     def _is_expired(self, message: kombu.Message) -> bool:
         expires = read_expires(message.headers.get("expires"))

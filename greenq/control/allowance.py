@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-SHARE = 0.06  # of a processor, while tasks run: some hundred and fifty commands a second
+SHARE = 0.06  # of a processor, while tasks run and commands pile up: some hundred of them a second
+POLITE_SHARE = 0.15  # of a processor, while tasks run and each is answered before the next one comes
 BURST = 0.1  # seconds of computing at once, after a quiet while: some two hundred commands
+FLOOD = 0.1  # seconds of reading after which commands pile up
 MOST_A_TURN = 0.01  # seconds of computing that one turn of the listener counts for
 QUIET = 1.0  # seconds without a task; between two short ones there is often none for a moment
 
@@ -23,13 +25,17 @@ class Allowance:
         self._left = BURST
         self._at = self._busy_at = time.monotonic()
 
-    def spent(self) -> bool:
-        """Is there nothing left now? Then wait a little, and ask again."""
+    def spent(self, behind: float) -> bool:
+        """Is there nothing left now? Then wait a little, and ask again.
+
+        `behind` is how long (seconds) there has been more to read.
+        """
         now = time.monotonic()
         if self._busy():
             self._busy_at = now
         idle = now - self._busy_at > QUIET
-        self._left = BURST if idle else min(BURST, self._left + (now - self._at) * SHARE)
+        share = SHARE if behind > FLOOD else POLITE_SHARE
+        self._left = BURST if idle else min(BURST, self._left + (now - self._at) * share)
         self._at = now
         return self._left <= 0
 

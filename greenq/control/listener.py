@@ -111,7 +111,7 @@ class Listener:
             beaten = time.monotonic()
             allowance = Allowance(lambda: bool(self._panel.active()))
             while not stopped():
-                if allowance.spent():
+                if allowance.spent(mailbox.behind):
                     self._runtime.sleep(_REST)
                     self._send_answers(mailbox)
                 else:

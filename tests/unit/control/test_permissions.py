@@ -9,7 +9,7 @@ import pytest
 
 from greenq.config import Settings
 from greenq.control import Registry, default_registry
-from greenq.control.allowance import BURST, MOST_A_TURN, QUIET, SHARE, Allowance
+from greenq.control.allowance import BURST, MOST_A_TURN, POLITE_SHARE, QUIET, Allowance
 from greenq.control.permissions import PROFILES, Permissions, is_off
 from greenq.control.registry import ACCESS, make_command
 from greenq.exceptions import CommandRefused, ConfigError
@@ -155,21 +155,21 @@ def test_what_a_user_adds_reads_or_may_do_anything() -> None:
 def test_what_is_spent_comes_back_with_time_while_tasks_run_and_at_once_where_none_do() -> None:
     busy = [True]
     allowance = Allowance(lambda: bool(busy))
-    assert not allowance.spent()
+    assert not allowance.spent(0.0)
     for _ in range(int(BURST / MOST_A_TURN) + 1):
         allowance.spend(60.0)  # one turn counts for no more than MOST_A_TURN
-    assert allowance.spent()
+    assert allowance.spent(0.0)
     began = time.monotonic()
-    while allowance.spent():
+    while allowance.spent(0.0):
         time.sleep(0.005)
         assert time.monotonic() - began < 5
-    assert time.monotonic() - began >= MOST_A_TURN / SHARE / 4
+    assert time.monotonic() - began >= MOST_A_TURN / POLITE_SHARE / 4
     allowance.spend(MOST_A_TURN)
     allowance.spend(MOST_A_TURN)
-    assert allowance.spent()
+    assert allowance.spent(0.0)
     busy.clear()
     for _ in range(100):
         allowance.spend(MOST_A_TURN)
-    assert allowance.spent()
+    assert allowance.spent(0.0)
     time.sleep(QUIET + 0.01)
-    assert not allowance.spent()
+    assert not allowance.spent(0.0)
