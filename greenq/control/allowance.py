@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-SHARE = 0.06  # of a processor, while tasks run and commands pile up: some hundred of them a second
+SHARE = 0.05  # of a processor, while tasks run and commands pile up: some hundred of them a second
 POLITE_SHARE = 0.15  # of a processor, while tasks run and each is answered before the next one comes
-BURST = 0.1  # seconds of computing at once, after a quiet while: some two hundred commands
+BURST = 0.03  # seconds of computing at once, after a quiet while: some sixty commands
 FLOOD = 0.1  # seconds of reading after which commands pile up
-MOST_A_TURN = 0.01  # seconds of computing that one turn of the listener counts for
+MOST_A_TURN = 0.05  # seconds of computing that one turn of the listener counts for
 QUIET = 1.0  # seconds without a task; between two short ones there is often none for a moment
 
 

@@ -74,6 +74,7 @@ class Listener:
         # come and go whole under the interpreter lock.
         self._running: dict[int, str] = {}
         self._numbers = itertools.count()
+        self._begun = 0  # tasks, when they were counted last; the listener only
         # The same append; only the listener pops and sends.
         self._answers: deque[tuple[ControlFrame, object]] = deque()
 
@@ -109,7 +110,7 @@ class Listener:
             self._open(mailbox)
             self.connected = True
             beaten = time.monotonic()
-            allowance = Allowance(lambda: bool(self._panel.active()))
+            allowance = Allowance(self._is_busy)
             while not stopped():
                 if allowance.spent(mailbox.behind):
                     self._runtime.sleep(_REST)
@@ -125,6 +126,14 @@ class Listener:
                     beaten = time.monotonic()
         finally:
             mailbox.close(forget=stopped())
+
+    def _is_busy(self) -> bool:
+        """Does any task run, or has one begun since this was asked last?
+
+        The service thread often gets its turn when the main thread waits for the broker, between two short tasks.
+        """
+        begun, self._begun = self._begun, sum(self._panel.totals().values())
+        return self._begun != begun or bool(self._panel.active())
 
     def _send_answers(self, mailbox: NodeMailbox) -> None:
         while self._answers:
