@@ -264,21 +264,11 @@ class GroupResult(Generic[R]):
         """How many have succeeded."""
         return sum(each.successful() for each in self.results)
 
-    def revoke(
-        self,
-        *,
-        terminate: bool = False,
-        signal: str | int | None = None,
-        reply: bool = False,
-        wait: bool = False,
-        timeout: float = 1.0,
-        **options: Any,
-    ) -> Replies:
-        """Revoke all of them, in one message; as `AsyncResult.revoke`. Nothing is sent for an empty group."""
+    def revoke(self, *, reply: bool = False, wait: bool = False, **options: Any) -> Replies:
+        """Revoke all of them, in one message; options as `AsyncResult.revoke`. Nothing is sent for an empty group."""
         if not self.results:
             return [] if reply or wait else None
-        options.update(terminate=terminate, reply=reply or wait, timeout=timeout)
-        return _revoke(self.results[0].app, [each.id for each in self.results], signal=signal, **options)
+        return _revoke(self.results[0].app, [each.id for each in self.results], reply=reply or wait, **options)
 
     def forget(self) -> None:
         """Delete all results from the store."""
@@ -298,7 +288,9 @@ class GroupResult(Generic[R]):
         return f"<GroupResult {self.id} of {len(self)}>"
 
 
-def _revoke(app: GreenQ, task_id: str | list[str], *, signal: str | int | None, **options: Any) -> Replies:
+def _revoke(
+    app: GreenQ, task_id: str | list[str], *, signal: str | int | None = None, **options: Any
+) -> Replies:
     replies: Replies = app.control.revoke(task_id, signal=signal or "SIGTERM", **options)
     return replies
 

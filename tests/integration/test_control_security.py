@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +23,9 @@ from greenq.wire.signing import Claim, signed
 from tests.integration.conftest import Stage
 from tests.support.control import Ear, client_of, listening
 from tests.support.node import ROOT, Node
-from tests.support.processes import wait_for
+from tests.support.processes import run, wait_for
 from tests.support.services import RedisServer
+from tests.support.sources import SPIN
 
 NEW, OLD = {"new": "a secret of many characters"}, {"old": "another secret of many more"}
 PONG = [{"w@h": {"ok": "pong"}}]
@@ -184,7 +184,7 @@ def test_settings_that_contradict_themselves_are_refused_at_start(
     (tmp_path / "tasks.py").write_text(source)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "GREENQ_BROKER_URL": redis_url}
     argv = [sys.executable, "-m", "greenq", "-A", "tasks", "worker", "-P", "solo"]
-    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = run(argv, cwd=tmp_path, env=env)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert "short7" not in done.stdout + done.stderr
 
@@ -273,7 +273,8 @@ def test_a_compressed_frame_is_never_inflated(broker: str, request: pytest.Fixtu
 
 # Commands of the user's that do their worst
 
-OWN_COMMANDS = """
+OWN_COMMANDS = (
+    """
 import time
 from greenq import GreenQ
 from greenq.control import control_command, inspect_command
@@ -283,13 +284,9 @@ app = GreenQ("proj")
 @app.task
 def add(x, y):
     return x + y
-
-@app.task
-def spin(seconds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
-
+"""
+    + SPIN
+    + """
 @inspect_command
 def leaves(state):
     raise SystemExit(3)
@@ -307,6 +304,7 @@ def computes(state):
 def sleeps(state):
     time.sleep(1000)
 """
+)
 
 
 @pytest.fixture
@@ -425,15 +423,7 @@ def test_no_output_and_no_reply_shows_a_secret(
             assert all(node.name in reply for reply in shown)
             env = {**os.environ, "PYTHONPATH": str(ROOT)}
             for words in (["inspect", "conf"], ["inspect", "report"], ["inspect", "stats"], ["status"]):
-                done = subprocess.run(
-                    [sys.executable, "-m", "greenq", "-A", "tasks", *words],
-                    cwd=tmp_path,
-                    env=env,
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                    check=False,
-                )
+                done = run([sys.executable, "-m", "greenq", "-A", "tasks", *words], cwd=tmp_path, env=env)
                 assert done.returncode == 0, done.stderr
                 shown.append(done.stdout + done.stderr)
         server.shutdown()  # a broker that goes away has the most to say
@@ -461,7 +451,7 @@ def test_no_error_about_a_broker_shows_its_password(url: str, tmp_path: Path) ->
     (tmp_path / "tasks.py").write_text("from greenq import GreenQ\napp = GreenQ('p')\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "GREENQ_BROKER_URL": url, "GREENQ_RESULT_BACKEND": "disabled://"}
     argv = [sys.executable, "-m", "greenq", "-A", "tasks", "inspect", "ping"]
-    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = run(argv, cwd=tmp_path, env=env)
     assert done.returncode in {2, 69}, done.stderr
     assert CANARY not in done.stdout + done.stderr
 

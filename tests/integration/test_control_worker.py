@@ -16,9 +16,11 @@ from celery import Celery
 
 from tests.support.control import client_of
 from tests.support.node import ROOT, Node
-from tests.support.processes import wait_for
+from tests.support.processes import run, wait_for
+from tests.support.sources import SPIN
 
-TASKS = """
+TASKS = (
+    """
 import time
 from greenq import GreenQ
 from greenq.control import control_command, inspect_command
@@ -36,13 +38,9 @@ def seldom():
 @app.task
 def sleep(seconds):
     time.sleep(seconds)
-
-@app.task
-def spin(seconds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
-
+"""
+    + SPIN
+    + """
 @inspect_command
 def whoami(panel, *, loud: bool = False, times: int = 1):
     '''Say who I am.'''
@@ -52,6 +50,7 @@ def whoami(panel, *, loud: bool = False, times: int = 1):
 def increase(state, n=1):
     return {"ok": f"increased by {n}"}
 """
+)
 
 CELERY_TASKS = """
 from celery import Celery
@@ -73,16 +72,7 @@ class Line:
     def __call__(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("GREENQ", "CELERY"))}
         env = {**clean, **environment(self.url), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        return subprocess.run(
-            [sys.executable, "-m", "greenq", "-A", "tasks", *words],
-            cwd=self.cwd,
-            env=env,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run([sys.executable, "-m", "greenq", "-A", "tasks", *words], cwd=self.cwd, env=env, input=stdin)
 
 
 def environment(url: str) -> dict[str, str]:
@@ -238,7 +228,7 @@ def test_celerys_command_line_sees_a_greenq_worker(redis_line: Line, start_node:
     node = start_node("tasks", env=environment(redis_line.url))
     for words in (["inspect", "ping"], ["inspect", "active"], ["inspect", "stats"], ["status"]):
         argv = [sys.executable, "-m", "celery", "-b", redis_line.url, *words]
-        done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+        done = run(argv, cwd="/")
         assert (done.returncode, node.name in done.stdout) == (0, True), done.stdout + done.stderr
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from greenq import GreenQ
 from tests.support.node import ROOT, Node
-from tests.support.processes import wait_for
+from tests.support.processes import run, wait_for
+from tests.support.sources import SPIN
 
 # The guide's, but for the import path.
 GUIDE = """
@@ -88,13 +89,7 @@ app = GreenQ("proj", imports=["guide", "more"])
 @app.task
 def nap(seconds):
     time.sleep(seconds)
-
-@app.task
-def spin(seconds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
-"""
+""" + SPIN
 
 
 class Scene:
@@ -120,7 +115,7 @@ class Scene:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("GREENQ", "CELERY"))}
         argv = [sys.executable, "-m", "greenq", "-A", "app", *words]
         env = {**clean, **self._env, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        return subprocess.run(argv, cwd=self.cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return run(argv, cwd=self.cwd, env=env)
 
 
 @pytest.fixture

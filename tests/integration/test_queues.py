@@ -21,24 +21,16 @@ from greenq.exceptions import BrokerError, ConfigError
 from greenq.pools import table
 from greenq.runtime.threads import ThreadsRuntime
 from tests.integration.conftest import Stage
+from tests.support.asked import Asked
 from tests.support.node import ROOT, Node
-from tests.support.processes import wait_for
+from tests.support.processes import run, wait_for
 from tests.support.services import RabbitServer
 
 POOLS = sorted(table.POOLS)
 
 
-class Asked:
-    """Commands to one node, one reply each."""
-
-    def __init__(self, stage: Stage, node: Node) -> None:
-        self._control = stage.app.control
-        self._node = node.name
-
-    def __call__(self, command: str, **arguments: Any) -> Any:
-        replies = self._control.broadcast(command, arguments, destination=self._node, reply=True, timeout=10)
-        assert replies, f"nobody answered {command}"
-        return replies[0][self._node]
+class QueueAsker(Asked):
+    """Of queues and their consumers."""
 
     def add(self, queue: str, **options: Any) -> Any:
         return self("add_consumer", queue=queue, **options)
@@ -73,7 +65,7 @@ def done(stage: Stage, what: str) -> None:
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_queue_is_added_and_cancelled_while_the_worker_runs(stage: Stage, pool: str) -> None:
     node = stage.worker(pool=pool, concurrency=1 if pool == "solo" else 2)
-    ask = Asked(stage, node)
+    ask = QueueAsker(stage.app, node)
     stage.send("nap", "waited", 0, queue="more")
     for _ in range(2):
         assert ask.add("more") == {"ok": "add consumer more"}
@@ -98,7 +90,7 @@ def test_a_queue_is_added_and_cancelled_while_the_worker_runs(stage: Stage, pool
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_full_pool_adds_and_cancels_at_once(stage: Stage, pool: str) -> None:
     node = stage.worker(pool=pool, concurrency=1)
-    ask = Asked(stage, node)
+    ask = QueueAsker(stage.app, node)
     stage.send("nap", "long", 1.5)
     wait_for(lambda: stage.ledger.starts()["long"], 10)
     stage.send("nap", "urgent", 0, queue="more")
@@ -116,7 +108,7 @@ def test_a_full_pool_adds_and_cancels_at_once(stage: Stage, pool: str) -> None:
 
 def test_what_was_taken_from_a_cancelled_queue_runs(stage: Stage) -> None:
     node = stage.worker(concurrency=1, options=["-Q", "celery,more", "--prefetch-multiplier", "4"])
-    ask = Asked(stage, node)
+    ask = QueueAsker(stage.app, node)
     for number in range(8):
         stage.send("nap", str(number), 0.1, queue="more")
     wait_for(lambda: stage.ledger.starts()["0"], 10)
@@ -132,7 +124,7 @@ def test_what_was_taken_from_a_cancelled_queue_runs(stage: Stage) -> None:
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_hub_that_computes_is_no_obstacle(stage: Stage, pool: str) -> None:
     node = stage.worker(pool=pool)
-    ask = Asked(stage, node)
+    ask = QueueAsker(stage.app, node)
     stage.send("nap", "urgent", 0, queue="more")
     task_id = stage.send("compute", "long", 2.5).id
     wait_for(lambda: stage.ledger.starts()["long"], 10)
@@ -146,7 +138,7 @@ def test_a_hub_that_computes_is_no_obstacle(stage: Stage, pool: str) -> None:
 
 
 def test_the_guides_topic_queue_gets_what_is_sent_to_its_exchange(stage: Stage) -> None:
-    ask = Asked(stage, stage.worker())
+    ask = QueueAsker(stage.app, stage.worker())
     (reply,) = stage.app.control.add_consumer(
         queue="baz",
         exchange="ex",
@@ -169,7 +161,7 @@ def test_the_guides_topic_queue_gets_what_is_sent_to_its_exchange(stage: Stage) 
 
 def test_lifetimes_of_an_added_queue_hold(sqlite_url: str, make_stage: Callable[[str], Stage]) -> None:
     stage = make_stage(sqlite_url)
-    ask = Asked(stage, stage.worker(concurrency=1))
+    ask = QueueAsker(stage.app, stage.worker(concurrency=1))
     assert ask.add("short", message_ttl=0.3)["ok"]
     assert ask.add("temporary", expires=0.5)["ok"]
     stage.send("nap", "busy", 1.5)
@@ -201,7 +193,7 @@ def test_lifetimes_of_an_added_queue_hold(sqlite_url: str, make_stage: Callable[
     ],
 )
 def test_a_request_that_makes_no_sense_is_an_error_that_names_it(
-    refusing: Asked, arguments: dict[str, Any], names: str
+    refusing: QueueAsker, arguments: dict[str, Any], names: str
 ) -> None:
     reply = refusing("add_consumer", **arguments)
     assert reply["error"].startswith("BadArgument(")
@@ -222,13 +214,13 @@ def refusing(refusing_home: Path) -> Any:
     env |= settings(task_queues={"celery": {}, "known": {}})["env"]
     with Node("tests.support.worker_tasks", cwd=refusing_home, env=env, options=["-Q", "celery"]) as node:
         app = GreenQ("asks", broker=url)
-        yield Asked(type("Sender", (), {"app": app})(), node)
+        yield QueueAsker(app, node)
         app.close()
 
 
 def test_what_a_broker_refuses_is_an_error_and_the_worker_goes_on(stage: Stage) -> None:
     node = stage.worker(concurrency=2, **settings(task_create_missing_queues=True))
-    ask = Asked(stage, node)
+    ask = QueueAsker(stage.app, node)
     for queue, options, error in REFUSED[stage.url.partition(":")[0].replace("+", "")](stage):
         reply = ask.add(queue, **options)
         assert error in reply.get("error", ""), (queue, reply)
@@ -276,7 +268,7 @@ def test_a_queue_that_the_broker_will_not_let_be_consumed_is_given_up(
     rabbitmq_url: str, make_stage: Callable[[str], Stage]
 ) -> None:
     stage = make_stage(rabbitmq_url)
-    ask = Asked(stage, node := stage.worker())
+    ask = QueueAsker(stage.app, node := stage.worker())
     with kombu.Connection(rabbitmq_url) as connection:
         channel = connection.channel()
         kombu.Queue("mine")(channel).declare()
@@ -297,7 +289,7 @@ def test_an_added_queue_is_consumed_after_a_reconnect_too(
 ) -> None:
     url = request.getfixturevalue(f"{broker}_url")
     stage = make_stage(url)
-    ask = Asked(stage, node := stage.worker())
+    ask = QueueAsker(stage.app, node := stage.worker())
     topic = {"exchange": "ex", "exchange_type": "topic", "routing_key": "media.*"}
     assert ask.add("plain")["ok"] and ask.add("topic", **topic)["ok"] and ask.add("gone")["ok"]
     assert ask.cancel("gone")["ok"]
@@ -344,13 +336,13 @@ def test_a_queue_that_was_changed_meanwhile_is_left_out_after_a_reconnect(rabbit
 def line(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line against an embedded broker in the test's directory."""
 
-    def run(*words: str, **given: Any) -> subprocess.CompletedProcess[str]:
+    def typed(*words: str, **given: Any) -> subprocess.CompletedProcess[str]:
         env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "HOME": str(tmp_path)}
         env |= {"GREENQ_BROKER_URL": f"sqlite:///{tmp_path}/broker.db"} | settings(**given)["env"]
         argv = [sys.executable, "-m", "greenq", "-A", "tests.support.worker_tasks", *words]
-        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return run(argv, cwd=tmp_path, env=env)
 
-    return run
+    return typed
 
 
 def test_the_prompt_adds_lists_and_cancels(
@@ -410,7 +402,7 @@ def test_a_worker_consumes_what_the_prompt_and_the_settings_say(
 ) -> None:
     stage = make_stage(sqlite_url)
     node = stage.worker(options=options, **settings(task_queues=QUEUES))
-    assert Asked(stage, node).queues() == consumed
+    assert QueueAsker(stage.app, node).queues() == consumed
     assert ("-X unknown excludes nothing" in node.output()) == ("-X" in options and "unknown" in options[-1])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from greenq.pools import table
 from tests.integration.conftest import Stage
+from tests.support.asked import Asked
 from tests.support.node import Node
 from tests.support.processes import wait_for
 
@@ -18,17 +19,8 @@ PREFIX = "tests.support.worker_tasks"
 LIMITED = f"{PREFIX}.limited"
 
 
-class Asked:
-    """Commands to one node, one reply each."""
-
-    def __init__(self, stage: Stage, node: Node) -> None:
-        self._control = stage.app.control
-        self._node = node.name
-
-    def __call__(self, command: str, **arguments: Any) -> Any:
-        replies = self._control.broadcast(command, arguments, destination=self._node, reply=True, timeout=10)
-        assert replies, f"nobody answered {command}"
-        return replies[0][self._node]
+class RateAsker(Asked):
+    """Of rate limits."""
 
     def limit(self, rate: Any, name: str = LIMITED) -> Any:
         return self("rate_limit", task_name=name, rate_limit=rate)
@@ -57,7 +49,7 @@ def test_500_limited_tasks_hold_up_none_of_100_free_ones(
     stage: Stage = make_stage(request.getfixturevalue(f"{broker}_url"))
     send(stage, "limited", 500)
     free = stage.app.send_tasks([(f"{PREFIX}.add", (number, 0)) for number in range(100)])
-    ask = Asked(stage, stage.worker(pool=pool, concurrency=4))
+    ask = RateAsker(stage.app, stage.worker(pool=pool, concurrency=4))
     began = time.monotonic()
     assert [result.get(timeout=10) for result in free] == list(range(100))
     took = time.monotonic() - began
@@ -70,7 +62,7 @@ def test_500_limited_tasks_hold_up_none_of_100_free_ones(
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_new_limit_counts_for_what_waits(stage: Stage, pool: str) -> None:
-    ask = Asked(stage, stage.worker(pool=pool, concurrency=1 if pool == "solo" else 4))
+    ask = RateAsker(stage.app, stage.worker(pool=pool, concurrency=1 if pool == "solo" else 4))
     lasting = {"ok": "new rate limit set successfully"}
     assert ask.limit("2/h") == lasting
     assert f"{LIMITED} [rate_limit=2/h]" in ask("registered")
@@ -86,7 +78,7 @@ def test_a_new_limit_counts_for_what_waits(stage: Stage, pool: str) -> None:
 
 
 def test_a_new_limit_counts_for_what_the_broker_holds_too(redis_stage: Stage) -> None:
-    ask = Asked(redis_stage, redis_stage.worker())
+    ask = RateAsker(redis_stage.app, redis_stage.worker())
     ask.limit("2/h")
     send(redis_stage, "limited", 400)
     wait_for(lambda: ran(redis_stage) == 1 and ask.waiting() == 100, 10)
@@ -97,7 +89,7 @@ def test_a_new_limit_counts_for_what_the_broker_holds_too(redis_stage: Stage) ->
 
 
 def test_each_change_of_a_limit_lets_no_task_start_for_free(redis_stage: Stage) -> None:
-    ask = Asked(redis_stage, redis_stage.worker())
+    ask = RateAsker(redis_stage.app, redis_stage.worker())
     ask.limit("1/h")
     redis_stage.send_many("limited", 10)
     wait_for(lambda: ask.waiting() == 9, 10)
@@ -108,7 +100,7 @@ def test_each_change_of_a_limit_lets_no_task_start_for_free(redis_stage: Stage) 
 
 def test_limits_of_settings_hold_and_can_be_switched_off(redis_stage: Stage) -> None:
     node = redis_stage.worker(name="limited", **settings(task_default_rate_limit="1/h"))
-    ask = Asked(redis_stage, node)
+    ask = RateAsker(redis_stage.app, node)
     assert f"{PREFIX}.add [rate_limit=1/h]" in ask("registered")
     for number in range(3):
         redis_stage.send("add", number, 0)
@@ -117,7 +109,7 @@ def test_limits_of_settings_hold_and_can_be_switched_off(redis_stage: Stage) -> 
     assert node.wait(10) == 0
 
     node = redis_stage.worker(name="free", **settings(task_default_rate_limit="1/h", worker_disable_rate_limits=True))
-    ask = Asked(redis_stage, node)
+    ask = RateAsker(redis_stage.app, node)
     redis_stage.send_many("limited", 50)
     wait_for(lambda: ran(redis_stage) == 50, 3)
     assert ask.limit("1/h") == {"error": "rate limits are disabled on this node (worker_disable_rate_limits)"}
@@ -126,14 +118,14 @@ def test_limits_of_settings_hold_and_can_be_switched_off(redis_stage: Stage) -> 
 
 
 @pytest.mark.parametrize("rate", ["-1/s", -5, "fast", "10/x", "1/s/s", "nan", [1], {"a": 1}, True, "9" * 400])
-def test_a_limit_that_makes_no_sense_is_an_error_that_names_it(rate: Any, refusing: Asked) -> None:
+def test_a_limit_that_makes_no_sense_is_an_error_that_names_it(rate: Any, refusing: RateAsker) -> None:
     reply = refusing.limit(rate)
     assert set(reply) == {"error"}
     assert str(rate)[:50] in reply["error"]
     assert f"{LIMITED} [rate_limit=10/s]" in refusing("registered")
 
 
-def test_the_limit_of_an_unknown_task_is_an_error(refusing: Asked) -> None:
+def test_the_limit_of_an_unknown_task_is_an_error(refusing: RateAsker) -> None:
     assert refusing.limit("1/s", name="no.such.task") == {"error": "unknown task"}
 
 
@@ -147,12 +139,12 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Any:
     env = {"GREENQ_BROKER_URL": url, "GREENQ_RESULT_BACKEND": "disabled://"}
     with Node("tests.support.worker_tasks", cwd=home, env=env) as node:
         app = GreenQ("asks", broker=url)
-        yield Asked(type("Sender", (), {"app": app})(), node)
+        yield RateAsker(app, node)
         app.close()
 
 
 def test_a_limit_of_less_than_once_in_a_lifetime_stops_no_timer(redis_stage: Stage) -> None:
-    ask = Asked(redis_stage, redis_stage.worker())
+    ask = RateAsker(redis_stage.app, redis_stage.worker())
     assert ask.limit("1e-300/h")["ok"]
     redis_stage.send_many("limited", 3)
     wait_for(lambda: ask.waiting() == 2, 10)
@@ -164,7 +156,7 @@ def test_a_limit_of_less_than_once_in_a_lifetime_stops_no_timer(redis_stage: Sta
 
 
 def test_what_expires_while_it_waits_never_runs(redis_stage: Stage) -> None:
-    ask = Asked(redis_stage, redis_stage.worker())
+    ask = RateAsker(redis_stage.app, redis_stage.worker())
     ask.limit("1/h")
     redis_stage.send("limited", "first")
     wait_for(lambda: ran(redis_stage) == 1, 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from celery import Celery
 from greenq.exceptions import ConfigError, ResultError, ResultTimeout
 from greenq.model import Record
 from greenq.results.redis import RedisResults
+from tests.support.processes import run
 from tests.support.services import RedisServer, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -342,5 +342,5 @@ print("fine")
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_greenlets_wait_together_and_may_be_killed(library: str, redis_url: str) -> None:
     argv = [sys.executable, "-W", "ignore", "-c", GREEN, library, redis_url]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run(argv, cwd=ROOT)
     assert done.stdout == "fine\n", done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from kombu.simple import SimpleQueue
 
 from greenq.exceptions import BrokerUnreachable, ConfigError
 from greenq.transports.redis import register
+from tests.support.processes import run
 from tests.support.redis_proxy import envelope, items, number_of, posts
 from tests.support.services import RedisServer, wait_for
 
@@ -363,5 +363,5 @@ print("fine")
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_it_works_among_greenlets(library: str, redis_url: str) -> None:
     argv = [sys.executable, "-W", "ignore", "-c", GREEN, library, redis_url]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run(argv, cwd=ROOT)
     assert done.stdout == "fine\n", done.stderr

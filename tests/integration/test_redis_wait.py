@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ import redis
 
 from greenq.exceptions import BrokerUnreachable
 from greenq.transports.redis import RedisStore, open_store
+from tests.support.processes import run
 from tests.support.redis_proxy import RedisProxy, envelope, posts
 from tests.support.services import RedisServer
 
@@ -209,7 +209,7 @@ print("fine")
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 def test_a_wait_yields_to_other_greenlets_and_ends_for_them(library: str, redis_url: str) -> None:
     argv = [sys.executable, "-W", "ignore", "-c", GREEN, library, redis_url]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run(argv, cwd=ROOT)
     assert done.stdout == "fine\n", done.stderr
 
 
@@ -233,5 +233,5 @@ print("fine")
 
 def test_a_native_thread_can_end_a_wait_on_the_hub(redis_url: str) -> None:
     argv = [sys.executable, "-c", THREAD, redis_url]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run(argv, cwd=ROOT)
     assert done.stdout == "fine\n", done.stderr

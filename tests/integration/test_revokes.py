@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from greenq.app.results import AsyncResult, GroupResult
 from greenq.exceptions import TaskRevokedError
 from tests.integration.conftest import Stage
 from tests.support.node import ROOT, Node
-from tests.support.processes import wait_for
+from tests.support.processes import run, wait_for
 
 MODULE = "tests.support.worker_tasks"
 
@@ -257,9 +256,7 @@ def test_stamps_are_revoked_from_the_prompt(redis_stage: Stage) -> None:
         (["n=7", "tenant=a=b"], 0, "headers {'n': '7', 'tenant': 'a=b'} flagged as revoked"),
     ):
         assert held.id in ids_in(stage, node)
-        done = subprocess.run(
-            [*argv, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = run([*argv, *words], cwd=ROOT, env=env)
         assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
     assert revoked(held)
 

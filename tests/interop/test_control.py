@@ -13,7 +13,7 @@ from celery import exceptions
 
 from greenq.exceptions import TaskRevokedError
 from tests.interop.fleet import Fleet
-from tests.support.processes import wait_for
+from tests.support.processes import run, wait_for
 
 GREEN, STOCK = "green@test", "stock@test"
 TASK_INFO = {
@@ -38,10 +38,7 @@ def fleet(make_fleet: Callable[..., Fleet], broker_kind: str) -> Fleet:
 
 def celery_line(fleet: Fleet, *words: str) -> subprocess.CompletedProcess[str]:
     """Run Celery's command line; a red exit code is shown with what it said."""
-    return subprocess.run(
-        fleet.line("celery", *words), env=fleet.env(), cwd=fleet.directory, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    return run(fleet.line("celery", *words), env=fleet.env(), cwd=fleet.directory)
 
 
 def test_one_broadcast_reaches_both_kinds(fleet: Fleet) -> None:

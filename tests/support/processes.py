@@ -9,10 +9,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -27,6 +27,12 @@ def die_with_parent() -> None:
     A test run that is itself killed with -9 cannot tidy up; without this its servers would stay.
     """
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; its output as text, its exit code for the test to judge."""
+    kept = {"capture_output": True, "text": True, "timeout": 60} | options
+    return subprocess.run(argv, check=False, **kept)
 
 
 def free_port() -> int:

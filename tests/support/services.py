@@ -13,7 +13,7 @@ from pathlib import Path
 
 from typing_extensions import Self
 
-from tests.support.processes import Process, free_port, listening, wait_for
+from tests.support.processes import Process, free_port, listening, run, wait_for
 
 __all__ = [
     "MissingServerError",
@@ -243,9 +243,7 @@ class RabbitServer:
         """Run rabbitmqctl against this node and return its output (takes about a second)."""
         env = dict(os.environ) | self._env(self.port)
         argv = [_sbin("rabbitmqctl"), "-n", self.node, *args]
-        done = subprocess.run(
-            argv, env=env, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = run(argv, env=env, cwd=self.directory)
         assert done.returncode == 0, f"rabbitmqctl {' '.join(args)}: {done.stdout}{done.stderr}"
         return done.stdout
 

@@ -13,6 +13,7 @@ import pytest
 from greenq import GreenQ
 from greenq.app.embedded import choose_backend, choose_broker, project_root
 from greenq.config import Settings
+from tests.support.processes import run
 
 APP = "from greenq import GreenQ\napp = GreenQ('proj')\n@app.task\ndef add(x, y):\n    return x + y\n"
 SEND = "from proj.tasks import add; add.delay(1, 2)"
@@ -23,15 +24,7 @@ BROKER = "from proj.tasks import app; print(app.broker.url)"
 def python(code: str, cwd: Path, path: Path, **environ: str) -> str:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("GREENQ_", "CELERY_"))}
     env.update(PYTHONPATH=str(path), **environ)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run([sys.executable, "-c", code], cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

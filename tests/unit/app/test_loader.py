@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from greenq.app.loader import find_app
 from greenq.exceptions import ConfigError
+from tests.support.processes import run
 
 APP = "from greenq import GreenQ\n{name} = GreenQ('{main}', broker='redis://unused')\n"
 
@@ -209,9 +209,7 @@ def in_a_process(cwd: Path, **environ: str) -> str:
     )
     env = {key: value for key, value in os.environ.items() if not key.startswith("GREENQ_")}
     argv = [sys.executable, "-c", code]
-    done = subprocess.run(
-        argv, cwd=cwd, env={**env, **environ}, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run(argv, cwd=cwd, env={**env, **environ})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -13,6 +13,7 @@ import pytest
 
 from greenq.cli import scan
 from greenq.cli.root import TABLE
+from tests.support.processes import run
 
 TASKS = """
 from greenq import GreenQ
@@ -43,15 +44,7 @@ def greenq(*words: str, cwd: Path, **environ: str) -> subprocess.CompletedProces
     root = str(Path(__file__).resolve().parents[3])
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("GREENQ", "CELERY"))}
     env = {**clean, "PYTHONPATH": root, "NO_COLOR": "1", **environ}
-    return subprocess.run(
-        [sys.executable, "-m", "greenq", *words],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run([sys.executable, "-m", "greenq", *words], cwd=cwd, env=env)
 
 
 def test_help_imports_nothing_that_costs() -> None:
@@ -65,7 +58,7 @@ def test_help_imports_nothing_that_costs() -> None:
         "found = costly & set(sys.modules)\n"
         "assert not found, found\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,15 +14,6 @@ from tests.support.panel import FakeHub, FakePanel, FakePrefetch
 
 if TYPE_CHECKING:
     from greenq.control import Panel
-
-
-@pytest.fixture(autouse=True)
-def own_commands() -> Iterator[None]:
-    before = {command.name for command in user_commands}
-    yield
-    for command in list(user_commands):
-        if command.name not in before:
-            user_commands._commands.pop(command.name)
 
 
 def test_a_command_in_celerys_style_needs_no_keyword_only_arguments() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from greenq.control import control_command, default_registry, inspect_command, user_commands
+from greenq.control import control_command, default_registry, inspect_command
 from greenq.control.registry import make_command
 from greenq.exceptions import BadArgument, ConfigError, UnknownCommand
 
@@ -29,15 +28,6 @@ ALIASES = {
 }
 
 
-@pytest.fixture
-def own_commands() -> Iterator[None]:
-    before = {command.name for command in user_commands}
-    yield
-    for command in list(user_commands):
-        if command.name not in before:
-            user_commands._commands.pop(command.name)
-
-
 def test_the_built_in_commands_are_these() -> None:
     assert {command.name for command in default_registry()} == BUILT_IN
 
@@ -57,7 +47,6 @@ def test_an_unknown_command_names_the_nearest() -> None:
         default_registry().get("pnig")
 
 
-@pytest.mark.usefixtures("own_commands")
 def test_both_decorators_may_be_bare_or_called() -> None:
     @inspect_command
     def bare(panel: Any) -> str:
@@ -83,7 +72,6 @@ def test_both_decorators_may_be_bare_or_called() -> None:
     assert bare(None) == "bare"  # the function itself is left as it was
 
 
-@pytest.mark.usefixtures("own_commands")
 def test_a_users_command_replaces_a_built_in_one_of_its_name() -> None:
     @inspect_command
     def ping(panel: Any) -> str:
