@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from greenq.conversion import KINDS, masked_value
+from greenq.environment import ALWAYS_ASKED, mistyped, settings_in, value_of, variable_in
 from greenq.exceptions import ConfigError, UnknownSetting
 from greenq.settings import OTHER_STORES, TABLE, Setting, Status
 
 logger = logging.getLogger(__name__)
 
-_ENVIRONMENT = MappingProxyType(
-    {
-        "broker_url": ("GREENQ_BROKER_URL", "CELERY_BROKER_URL"),
-        "result_backend": ("GREENQ_RESULT_BACKEND", "CELERY_RESULT_BACKEND"),
-        "worker_control_keys": ("GREENQ_CONTROL_KEYS",),
-        "worker_state_db": ("GREENQ_WORKER_STATE_DB",),
-        "worker_revokes_max": ("GREENQ_WORKER_REVOKES_MAX", "CELERY_WORKER_REVOKES_MAX"),
-        "worker_revoke_expires": ("GREENQ_WORKER_REVOKE_EXPIRES", "CELERY_WORKER_REVOKE_EXPIRES"),
-    }
-)
 # Names of Celery 3 whose new name is not the old one without its prefix.
 _RENAMED = MappingProxyType(
     {
@@ -57,29 +48,27 @@ class Settings:
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         state = self.__dict__
-        state["_environ"] = os.environ if environ is None else environ
+        state["_environ"] = environ = os.environ if environ is None else environ
+        # Kept out of plain sight, so that reading them asks the environment.
+        state["_overridden"] = set(settings_in(environ) | ALWAYS_ASKED)
         state["_sources"] = {}
         state["warnings"] = []
         state["on_change"] = None
         for row in TABLE.values():
             default = row.default
-            state[_place(row.name)] = dict(default) if isinstance(default, dict) else default
+            state[self._place(row.name)] = dict(default) if isinstance(default, dict) else default
 
     def source(self, name: str) -> str:
         """Say where a value comes from: "default", "environment variable X", or what `update` was told."""
-        for variable in _ENVIRONMENT.get(name, ()):
-            if self._environ.get(variable):
-                return f"environment variable {variable}"
+        if name in self._overridden and (variable := variable_in(self._environ, name)):
+            return f"environment variable {variable}"
         found: str = self._sources.get(name, "default")
         return found
 
     def __getattr__(self, name: str) -> Any:
-        # Looked up at each reading, so that the environment wins whether it was set before or after.
-        if name in _ENVIRONMENT:
-            for variable in _ENVIRONMENT[name]:
-                if value := self._environ.get(variable):
-                    return _read_variable(name, variable, value)
-            return self.__dict__[_place(name)]
+        if name in self.__dict__.get("_overridden", ()):
+            variable = variable_in(self._environ, name)
+            return value_of(name, variable, self._environ[variable]) if variable else self.__dict__[self._place(name)]
         if name.startswith("__"):
             raise AttributeError(name)
         raise AttributeError(_unknown(name))
@@ -116,8 +105,16 @@ class Settings:
         """Whether somebody gave the setting a value, even its default."""
         return self.source(name) != "default"
 
-    def update(self, mapping: Mapping[str, Any] | None = None, /, *, source: str = "app.conf", **values: Any) -> None:
-        """Set several values, all or none.
+    def update(
+        self,
+        mapping: Mapping[str, Any] | None = None,
+        /,
+        *,
+        source: str = "app.conf",
+        over_environment: bool = False,
+        **values: Any,
+    ) -> None:
+        """Set several values, all or none. The environment is stronger, unless it is to be overruled.
 
         Old upper-case names of Celery are taken under their new name, with a warning.
 
@@ -125,7 +122,26 @@ class Settings:
             UnknownSetting: when the only mistakes are names; each with the nearest known one.
             ConfigError: when values are wrong too; the message names setting, value, kind and source.
         """
-        self._apply({**(mapping or {}), **values}, source)
+        self._apply({**(mapping or {}), **values}, source, over_environment=over_environment)
+
+    def check_environment(self) -> None:
+        """Read every setting that the environment gives, and warn about variables that are nearly one.
+
+        Raises:
+            ConfigError: naming all that cannot be read.
+        """
+        wrong = []
+        for name in sorted(self._overridden):
+            try:
+                value = getattr(self, name)
+            except ConfigError as exc:
+                wrong.append(str(exc))
+                continue
+            if self.source(name).startswith("environment") and (note := _note(TABLE[name], value, self.source(name))):
+                self._warn([note])
+        self._warn(mistyped(self._environ))
+        if wrong:
+            raise ConfigError("; ".join(wrong))
 
     def from_object(self, obj: object, *, namespace: str | None = None, source: str | None = None) -> None:
         """Take the settings out of a mapping, a module, a class or any other object.
@@ -156,9 +172,11 @@ class Settings:
         """A second, independent Settings with some values changed; nothing is warned about twice."""
         twin = Settings(self._environ)
         state = twin.__dict__
-        for name in map(_place, TABLE):
-            value = self.__dict__[name]
-            state[name] = dict(value) if isinstance(value, dict) else value
+        state["_overridden"] = set(self._overridden)
+        for name in TABLE:
+            value = self.__dict__[self._place(name)]
+            state.pop(name, None)
+            state[self._place(name)] = dict(value) if isinstance(value, dict) else value
         state["_sources"] = dict(self._sources)
         twin.update(changes)
         return twin
@@ -175,7 +193,7 @@ class Settings:
         changed = {name: masked_value(name, getattr(self, name)) for name in TABLE if self.is_set(name)}
         return f"<Settings {changed!r}>"
 
-    def _apply(self, values: Mapping[str, Any], source: str) -> None:
+    def _apply(self, values: Mapping[str, Any], source: str, *, over_environment: bool = False) -> None:
         good: dict[str, Any] = {}
         unknown: list[str] = []
         wrong: list[str] = []
@@ -199,23 +217,28 @@ class Settings:
                 notes.append(note)
         if wrong or unknown:
             raise (ConfigError if wrong else UnknownSetting)("; ".join((*unknown, *wrong)))
-        self.__dict__.update({_place(name): value for name, value in good.items()})
+        if over_environment:
+            self._overrule(good)
+        self.__dict__.update({self._place(name): value for name, value in good.items()})
         self._sources.update(dict.fromkeys(good, source))
         self._warn(notes)
         on_change: Callable[[], object] | None = self.__dict__["on_change"]
         if good and on_change is not None:
             on_change()
 
+    def _place(self, name: str) -> str:
+        return f"_{name}" if name in self._overridden else name
+
+    def _overrule(self, names: Iterable[str]) -> None:
+        for name in self._overridden.intersection(names):
+            self._overridden.discard(name)
+            self.__dict__[name] = self.__dict__.pop(f"_{name}")
+
     def _warn(self, notes: list[str]) -> None:
         for note in notes:
             if note not in self.warnings:
                 self.warnings.append(note)
                 logger.warning("%s", note)
-
-
-def _place(name: str) -> str:
-    """The attribute that keeps a setting; those the environment may override are kept out of plain sight."""
-    return f"_{name}" if name in _ENVIRONMENT else name
 
 
 def _converted(row: Setting, value: Any) -> Any:
@@ -225,13 +248,6 @@ def _converted(row: Setting, value: Any) -> Any:
         expected = KINDS[row.kind].expected
         raise TypeError(f"expected {expected}, not None")
     return KINDS[row.kind].convert(value)
-
-
-def _read_variable(name: str, variable: str, value: str) -> Any:
-    try:
-        return KINDS[TABLE[name].kind].convert(value)
-    except (TypeError, ValueError) as exc:
-        raise ConfigError(f"the environment variable {variable}: {exc}") from exc
 
 
 # None is Celery's "no limit" for these, though their default is a number.

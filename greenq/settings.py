@@ -69,7 +69,7 @@ _GENERAL = (
 )
 
 _BROKER = (
-    _S("broker_url", "url", None, "Where the broker is; None means the embedded one. The environment wins."),
+    _S("broker_url", "url", None, "Where the broker is; None means the embedded one."),
     _later("broker_read_url", "url", None, "broker_url serves reading and writing"),
     _later("broker_write_url", "url", None, "broker_url serves reading and writing"),
     _later("broker_transport", "str", None, _PARTS),

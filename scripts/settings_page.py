@@ -20,7 +20,9 @@ def _default(row: Setting) -> str:
 
 def page() -> str:
     """The whole page as Markdown."""
-    lines = ["# Settings", "", "Made from the table in `greenq/settings.py` by `scripts/settings_page.py`."]
+    made = "Made from the table in `greenq/settings.py` by `scripts/settings_page.py`. "
+    made += "Where to say them: [configuration.md](configuration.md)."
+    lines = ["# Settings", "", made]
     for status, (title, words) in _HEADS.items():
         rows = sorted((row for row in TABLE.values() if row.status is status), key=lambda row: row.name)
         last = "meaning" if status is Status.HONOURED else "why"

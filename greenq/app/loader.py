@@ -12,14 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from greenq import configfile
 from greenq.app.base import GreenQ
 from greenq.app.trouble import explain, not_found, with_hint
-from greenq.exceptions import AppNotFound, GreenqError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from greenq.exceptions import AppNotFound, ConfigError, GreenqError
 
 USUAL_FILES = ("tasks.py", "app.py", "celery.py")
 USUAL_ATTRIBUTES = ("app", "greenq", "celery")
@@ -47,20 +43,57 @@ class AppSource:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> GreenQ:
-        """Import the app and all its tasks; see `find_app`."""
+        """Import the app, lay over its settings those of files, environment and command line, import its tasks.
+
+        Raises:
+            AppNotFound: as `find_app`.
+            ConfigError: naming everything that is wrong in the files, the environment and the line.
+        """
         app = find_app(self.spec, cwd=Path.cwd(), environ=os.environ)
-        if self.config:
-            app.config_from_object(self.config)
-        if self.include:
-            app.conf.update(include=(*app.conf.include, *self.include), source="-I")
-            load_tasks(app)
-        if self.settings:
-            app.conf.update(self.settings, source="command line")
+        self.lay_over(app)
+        load_tasks(app)
         return app
+
+    def lay_over(self, app: GreenQ) -> None:
+        """Apply the settings of the configuration files, `--config`, the environment and the command line.
+
+        Raises:
+            ConfigError: naming everything that is wrong in them.
+        """
+        wrong = []
+        for lay in (self._lay_pyproject, self._lay_config, self._lay_environment, self._lay_line):
+            try:
+                lay(app)
+            except ConfigError as exc:
+                wrong.append(str(exc))
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+    def _lay_pyproject(self, app: GreenQ) -> None:
+        if found := configfile.nearest(Path.cwd()):
+            path, table = found
+            app.conf.update(configfile.settings_of(table), source=f"[tool.greenq] in {path}")
+
+    def _lay_config(self, app: GreenQ) -> None:
+        if self.config and configfile.is_file(self.config):
+            path = Path(self.config).resolve()
+            app.conf.update(configfile.settings_of(configfile.read(path)), source=str(path))
+        elif self.config:
+            app.config_from_object(self.config)
+            app.conf  # noqa: B018  (which imports the module)
+
+    def _lay_environment(self, app: GreenQ) -> None:
+        app.conf.check_environment()
+
+    def _lay_line(self, app: GreenQ) -> None:
+        if self.include:
+            app.conf.update(include=(*app.conf.include, *self.include), source="-I", over_environment=True)
+        if self.settings:
+            app.conf.update(self.settings, source="command line", over_environment=True)
 
 
 def find_app(spec: str | None, *, cwd: Path, environ: Mapping[str, str]) -> GreenQ:
-    """Import the app and all its tasks, and make it the current one.
+    """Import the app and make it the current one; `load_tasks` imports its tasks.
 
     `spec` is `module`, `module:attribute` or a package; without it GREENQ_APP counts, then `app` under
     `[tool.greenq]` in the nearest pyproject.toml, then tasks.py, app.py and celery.py in `cwd`. The directory
@@ -68,7 +101,7 @@ def find_app(spec: str | None, *, cwd: Path, environ: Mapping[str, str]) -> Gree
 
     Raises:
         AppNotFound: with what was tried, where, and the nearest thing there is.
-        ConfigError: the app was found, and its settings or tasks are wrong.
+        ConfigError: the app was found, and its settings are wrong.
     """
     found = where_to_look(spec, cwd=cwd, environ=environ)
     folder = str(found.folder)
@@ -80,7 +113,6 @@ def find_app(spec: str | None, *, cwd: Path, environ: Mapping[str, str]) -> Gree
     attribute = attribute or rest
     app = _attribute(module, attribute, found) if attribute else _app_in(module, found)
     app.set_current()
-    load_tasks(app)
     return app
 
 
@@ -94,10 +126,8 @@ def where_to_look(spec: str | None, *, cwd: Path, environ: Mapping[str, str]) ->
         return Spec(spec, f"-A {spec}", cwd)
     if name := environ.get("GREENQ_APP"):
         return Spec(name, f"GREENQ_APP={name}", cwd)
-    for folder in (cwd, *cwd.parents):
-        path = folder / "pyproject.toml"
-        if path.is_file() and (name := _from_pyproject(path)):
-            return Spec(name, f"[tool.greenq] app = {name!r} in {path}", folder)
+    if (nearest := configfile.nearest(cwd)) and (name := nearest[1].get("app")):
+        return Spec(name, f"[tool.greenq] app = {name!r} in {nearest[0]}", nearest[0].parent)
     for file in USUAL_FILES:
         if (cwd / file).is_file():
             return Spec(file.removesuffix(".py"), f"{file} in {cwd}", cwd)
@@ -122,17 +152,6 @@ def load_tasks(app: GreenQ) -> None:
             name = f"{package}.{related_name}"
             if importlib.util.find_spec(name) is not None:
                 _import(name, f"autodiscover_tasks([{package!r}])")
-
-
-def _from_pyproject(path: Path) -> str | None:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise AppNotFound(f"{path} cannot be read: {exc}") from exc
-    app = table.get("tool", {}).get("greenq", {}).get("app")
-    if app is not None and not isinstance(app, str):
-        raise AppNotFound(f'{path}: app under [tool.greenq] must be text, such as "proj:app", not {app!r}')
-    return app
 
 
 def _import_spec(name: str, found: Spec) -> tuple[ModuleType, str]:

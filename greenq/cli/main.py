@@ -18,14 +18,14 @@ def main() -> None:
     argv = scan.arrange(sys.argv[1:])
     pool, source, zygote = scan.DEFAULT_POOL, "default", None
     if argv[:1] == ["worker"] and not {"-h", "--help"}.intersection(argv):
-        pool, source = scan.pool_of(argv, os.environ)
-        if pool == "prefork":
-            from greenq.pools._prefork.zygote import launch
-
-            zygote = launch()
-        from greenq.runtime.patching import patch
-
         try:
+            pool, source = scan.pool_of(argv, os.environ)
+            if pool == "prefork":
+                from greenq.pools._prefork.zygote import launch
+
+                zygote = launch()
+            from greenq.runtime.patching import patch
+
             patch(pool)
         except ConfigError as error:
             print(f"greenq: {error}", file=sys.stderr)

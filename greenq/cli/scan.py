@@ -6,12 +6,14 @@ that keeps a socket, a lock or a sleep may be imported here.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from greenq import configfile
+
 DEFAULT_POOL = "gevent"
 COMMANDS = ("worker", "status", "inspect", "control", "call", "result", "purge")
+_POOL_VARIABLES = ("GREENQ_POOL", "GREENQ_WORKER_POOL", "CELERY_WORKER_POOL")
 _PRINTS = frozenset({"-h", "--help", "--version"})
 _FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge", *_PRINTS})
 # Options that take a value and may be written before the sub-command: those of a worker, and everybody's.
@@ -81,17 +83,25 @@ def _carries_value(word: str) -> bool:
 
 
 def pool_of(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Find the pool of a worker's line, and where it was said: "-P", "GREENQ_POOL", a file, or "default"."""
+    """Find the pool of a worker's line, and where it was said: "-P", "GREENQ_POOL", a file, or "default".
+
+    Raises:
+        ConfigError: a configuration file cannot be read.
+    """
     said = option(argv, "-P", "--pool")
     if said:
         return said, "-P"
-    if environ.get("GREENQ_POOL"):
-        return environ["GREENQ_POOL"], "GREENQ_POOL"
-    path = Path(option(argv, "", "--workdir") or ".") / "pyproject.toml"
-    if path.exists():
-        pool = _pool_in(path)
-        if pool:
-            return pool, "pyproject.toml"
+    for variable in _POOL_VARIABLES:
+        if environ.get(variable):
+            return environ[variable], variable
+    folder = Path(option(argv, "", "--workdir") or ".").resolve()
+    config = option(argv, "", "--config") or environ.get("GREENQ_CONFIG", "")
+    tables = [configfile.nearest(folder)]
+    if configfile.is_file(config):
+        tables.insert(0, (folder / config, configfile.read(folder / config)))
+    for path, table in filter(None, tables):
+        if pool := table.get("pool") or table.get("worker_pool"):
+            return str(pool), str(path)
     return DEFAULT_POOL, "default"
 
 
@@ -111,17 +121,3 @@ def option(argv: Sequence[str], short: str, long: str) -> str:
         elif word in _VALUED:
             next(words, None)
     return value
-
-
-def _pool_in(path: Path) -> str:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    with path.open("rb") as file:
-        try:
-            table = tomllib.load(file)
-        except tomllib.TOMLDecodeError as exc:
-            sys.exit(f"greenq: {path} cannot be read: {exc}")
-    pool = table.get("tool", {}).get("greenq", {}).get("pool", "")
-    return pool if isinstance(pool, str) else ""

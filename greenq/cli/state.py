@@ -53,8 +53,7 @@ class State:
         from greenq.app.base import GreenQ
 
         app = GreenQ("greenq", broker=self.broker)
-        if self.config:
-            app.config_from_object(self.config)
+        self.source().lay_over(app)
         return app
 
     def source(self, include: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> AppSource:
@@ -65,7 +64,8 @@ class State:
             os.environ["GREENQ_RESULT_BACKEND"] = self.result_backend
         from greenq.app.loader import AppSource
 
-        return AppSource(self.app, self.config, tuple(include), dict(settings or {}))
+        config = self.config or os.environ.get("GREENQ_CONFIG") or os.environ.get("CELERY_CONFIG_MODULE")
+        return AppSource(self.app, config, tuple(include), dict(settings or {}))
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -141,7 +141,12 @@ def common_options() -> list[click.Option]:
         ),
         remembered("--result-backend", metavar="URL", section=COMMON, help="The result store, likewise."),
         remembered("--workdir", type=path, is_eager=True, section=COMMON, help="Change to this directory first."),
-        remembered("--config", metavar="MODULE", section=COMMON, help="A module of settings to lay over the app's."),
+        remembered(
+            "--config",
+            metavar="FILE.toml|MODULE",
+            section=COMMON,
+            help="Settings over those of the app and of [tool.greenq] in pyproject.toml; also GREENQ_CONFIG.",
+        ),
         remembered("-C", "--no-color", is_flag=True, section=COMMON, help="No colour; NO_COLOR does the same."),
         remembered("-q", "--quiet", is_flag=True, section=COMMON, help="No banner, no closing lines."),
         remembered("--traceback", is_flag=True, section=COMMON, help="Show where an error came from."),

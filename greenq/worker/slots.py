@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from greenq.app.loader import find_app
+from greenq.app.loader import find_app, load_tasks
 from greenq.app.task import Task
 from greenq.control.panel import Accepted, MainHub
 from greenq.exceptions import ConfigError, PoolCannot
@@ -121,6 +121,7 @@ def _take_tasks(worker: Worker, added: list[str]) -> None:
         return
     worker.children.remember(dataclasses.replace(source, include=(*source.include, *added)))
     fresh = find_app(source.spec, cwd=Path.cwd(), environ=os.environ)
+    load_tasks(fresh)
     if fresh is not app:
         app.tasks.update(fresh.finalize().tasks)
         fresh.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from greenq.app.loader import find_app
+from greenq.app.loader import find_app, load_tasks
 from greenq.exceptions import ConfigError
 from tests.support.processes import run
 
@@ -35,6 +35,7 @@ class Place:
         modules, path = set(sys.modules), list(sys.path)
         try:
             app = find_app(spec or None, cwd=self.root / cwd, environ=environ)
+            load_tasks(app)
         except ConfigError as exc:
             return f"{type(exc).__name__} {exc}"
         else:
@@ -105,7 +106,7 @@ def test_a_pyproject_without_an_app_says_nothing(place: Place) -> None:
 @pytest.mark.parametrize("text", ["[tool.greenq]\napp = 3\n", "not toml ["])
 def test_a_wrong_pyproject_is_named(place: Place, text: str) -> None:
     found = place.app("tasks.py").file("pyproject.toml", text).find()
-    assert found.startswith(f"AppNotFound {place.root}/pyproject.toml")
+    assert found.startswith(f"ConfigError {place.root}/pyproject.toml")
 
 
 @pytest.mark.parametrize("name", ["tasks.py", "app.py"])

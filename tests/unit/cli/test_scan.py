@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from greenq.cli.scan import arrange, option, pool_of
+from greenq.exceptions import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,23 @@ def test_the_line_wins_over_the_environment_and_that_over_the_file(
     monkeypatch.chdir(tmp_path)
     assert pool_of(["worker", "-P", "gevent"], {"GREENQ_POOL": "x"}) == ("gevent", "-P")
     assert pool_of(["worker"], {"GREENQ_POOL": "gevent"}) == ("gevent", "GREENQ_POOL")
-    assert pool_of(["worker"], {}) == ("solo", "pyproject.toml")
+    assert pool_of(["worker"], {}) == ("solo", f"{tmp_path}/pyproject.toml")
 
 
 def test_the_file_is_read_in_the_working_directory_asked_for(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.greenq]\npool = "solo"\n')
-    assert pool_of(["worker", "--workdir", str(tmp_path)], {}) == ("solo", "pyproject.toml")
+    assert pool_of(["worker", "--workdir", str(tmp_path)], {}) == ("solo", f"{tmp_path}/pyproject.toml")
+
+
+def test_a_file_named_on_the_line_or_in_the_environment_wins_over_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.greenq]\npool = "solo"\n')
+    named = tmp_path / "greenq.toml"
+    named.write_text('worker_pool = "eventlet"\n')
+    where = ["worker", "--workdir", str(tmp_path)]
+    assert pool_of([*where, "--config", "greenq.toml"], {}) == ("eventlet", str(named))
+    assert pool_of(where, {"GREENQ_CONFIG": str(named)}) == ("eventlet", str(named))
+    assert pool_of([*where, "--config=some.module"], {}) == ("solo", f"{tmp_path}/pyproject.toml")
+    assert pool_of(where, {"CELERY_WORKER_POOL": "prefork"}) == ("prefork", "CELERY_WORKER_POOL")
 
 
 def test_nothing_said_means_gevent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,5 +93,5 @@ def test_nothing_said_means_gevent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_broken_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"greenq: pyproject.toml cannot be read"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/pyproject.toml cannot be read"):
         pool_of(["worker"], {})
