@@ -64,6 +64,7 @@ from greenq.worker.signals import Signals
 from greenq.worker.sizing import Sizing
 from greenq.worker.stall import StallWatch
 from greenq.worker.stopping import Stopping
+from greenq.worker.supervised import Supervised
 from greenq.worker.unstarted import Unstarted
 
 logger = logging.getLogger(__name__)
@@ -186,6 +187,7 @@ class Worker:
         self.stall = StallWatch(self.runtime, self.app.conf.worker_hub_stall_seconds)
         self.service = ServiceThread(self.runtime)
         self.signals = Signals()
+        self.supervised = Supervised()
         self.announcer = self._make_announcer()
         self.panel = WorkerPanel(self)
         self.listener: Listener | None = None
@@ -268,6 +270,11 @@ class Worker:
     def _tick(self) -> None:
         self.stall.look()
         self.stopping.watch()
+        self.supervised.tell(
+            stopping=self.stopping.stopping,
+            running=len(self.ledger.running),
+            stalled_for=self.stall.stalled_for(),
+        )
 
     def _say_ready(self) -> None:
         """Ready is: consuming, and listening to commands, unless that takes long."""
@@ -276,6 +283,7 @@ class Worker:
         while self.listener is not None and not self.listener.connected and time.monotonic() < until:
             self.runtime.sleep(0.005)
         logger.info("%s ready.", self.hostname)
+        self.supervised.ready()
 
     def _done(self, request: Request, outcome: Outcome) -> None:
         """The pool's answer: hand the outcome over, fill the slot, ask for more."""
