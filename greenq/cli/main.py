@@ -19,6 +19,10 @@ def main() -> None:
     pool, source, zygote = scan.DEFAULT_POOL, "default", None
     if argv[:1] == ["worker"] and not {"-h", "--help"}.intersection(argv):
         try:
+            if "--reload" in argv:
+                from greenq.cli import reloading
+
+                sys.exit(reloading.serve(argv, scan.option(argv, "", "--workdir")))
             pool, source = scan.pool_of(argv, os.environ)
             if pool == "prefork":
                 from greenq.pools._prefork.zygote import launch

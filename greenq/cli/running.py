@@ -108,6 +108,32 @@ def _option(*names: str, section: str, **attributes: Any) -> click.Option:
     return SectionOption(list(names), section=section, **attributes)
 
 
+def _alone(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError("--reload-dir says what --reload watches: write both, or neither", ctx)
+
+
+def _development() -> list[click.Option]:
+    """What `cli.reloading` has taken out of the line before the worker reads it; here for the help."""
+    return [
+        _option(
+            "--reload",
+            is_flag=True,
+            expose_value=False,
+            section="Development",
+            help="Start again, warmly, when a Python or TOML file here changes.",
+        ),
+        _option(
+            "--reload-dir",
+            metavar="DIRECTORY",
+            expose_value=False,
+            callback=_alone,
+            section="Development",
+            help="Watch this one instead; may be repeated.",
+        ),
+    ]
+
+
 def _events() -> list[click.Option]:
     """What those who watch are told."""
     return [
@@ -275,6 +301,7 @@ worker = with_common_options(
             *_memory(),
             *_limits(),
             *_events(),
+            *_development(),
             _option("--purge", is_flag=True, section="Tasks", help="Delete what waits in the queues first."),
         ],
     )

@@ -15,7 +15,7 @@ DEFAULT_POOL = "gevent"
 COMMANDS = ("worker", "status", "inspect", "control", "call", "result", "purge")
 _POOL_VARIABLES = ("GREENQ_POOL", "GREENQ_WORKER_POOL", "CELERY_WORKER_POOL")
 _PRINTS = frozenset({"-h", "--help", "--version"})
-_FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge", *_PRINTS})
+_FLAGS = frozenset({"-C", "--no-color", "-q", "--quiet", "--traceback", "--purge", "--reload", *_PRINTS})
 # Options that take a value and may be written before the sub-command: those of a worker, and everybody's.
 _WORKERS = frozenset(
     [
@@ -42,6 +42,7 @@ _WORKERS = frozenset(
         "--max-memory-per-child",
         "-O",
         "--optimization",
+        "--reload-dir",
     ]
 )
 _VALUED = _WORKERS | {"-A", "--app", "-b", "--broker", "--result-backend", "--workdir", "--config"}
