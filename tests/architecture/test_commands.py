@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from greenq.control.registry import Command, default_registry
+from tests.architecture.made import assert_made
 from tests.architecture.source import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "commands.md"
 
 
 def test_the_page_of_commands_is_made_from_the_registry() -> None:
-    argv = [sys.executable, str(ROOT / "scripts" / "commands_page.py")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    made = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
-    assert made.returncode == 0, made.stderr
-    assert PAGE.read_text() == made.stdout, "run: scripts/commands_page.py > docs/reference/commands.md"
+    assert_made("docs/reference/commands.md", "scripts/commands_page.py")
 
 
 @pytest.mark.parametrize("command", default_registry(), ids=lambda command: command.name)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from greenq.settings import TABLE, Setting, Status
-from tests.architecture.source import ROOT
+from tests.architecture.made import assert_made
 
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=lambda row: row.name)
@@ -20,7 +17,4 @@ def test_a_setting_says_what_it_does_or_why_not(row: Setting) -> None:
 
 
 def test_the_page_of_settings_is_made_from_the_table() -> None:
-    argv = [sys.executable, str(ROOT / "scripts" / "settings_page.py")]
-    made = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    kept = (ROOT / "docs" / "settings.md").read_text()
-    assert kept == made, "run: .venv/bin/python scripts/settings_page.py > docs/settings.md"
+    assert_made("docs/settings.md", "scripts/settings_page.py")

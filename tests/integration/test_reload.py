@@ -130,7 +130,8 @@ def test_a_signal_reaches_the_worker_and_ends_both(make_shop: Any, number: signa
     ],
 )
 def test_a_line_that_makes_no_sense_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
-    done = run([sys.executable, "-m", "greenq", "worker", *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = run([sys.executable, "-m", "greenq", "worker", *words], cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
