@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import kombu
 
@@ -16,10 +16,18 @@ from greenq.wire.elections import KEYS
 
 # Where every node hears every event. Celery's gossip works over these too, but for the last, which it does not know.
 SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket", "unix", "sqlite"})
-_LIFE = 5.0  # seconds an event may wait in the broker; a node that comes so late finds everything decided
 _MOST_BYTES = 2**20  # of one event; a larger one would hold up the leases while it is decoded
 _HEARTBEAT = 60.0  # seconds; AMQP
 _BEAT = 1.0
+_LOOK = 0.001  # seconds in which a look sees whether there is anything
+_STILL = 0.25  # seconds by which a wait may be too long
+
+
+class Heard(NamedTuple):
+    """Events as (routing key, body), in order, and what was none."""
+
+    events: list[tuple[str, Any]]
+    bad: list[BadFrame]
 
 
 class ElectionLink:
@@ -54,26 +62,39 @@ class ElectionLink:
             durable=False,
             auto_delete=True,
             exclusive=True,
-            message_ttl=_LIFE,
+            # As long as a command may wait: a node that stood still has to learn with it what others have decided.
+            message_ttl=conf.control_queue_ttl or None,
         )
         with receiver.errors():
             receiver.listen(queue, sorted({"json", conf.event_serializer} - PICKLES))
         receiver.drain(SUBSCRIBE)
 
-    def read(self, timeout: float) -> tuple[list[tuple[str, Any]], list[BadFrame]]:
-        """Wait up to `timeout` seconds; return events as (routing key, body), in order, and what was none.
+    def look(self) -> Heard:
+        """What has come in already, or nothing if all has been read; waits for a millisecond at most.
 
         Raises:
             BrokerUnreachable: when the connection is lost; what was said meanwhile was not heard.
         """
-        receiver = self._receiver
-        now = time.monotonic()
-        if now - self._beaten >= _BEAT:
-            self._beaten = now
-            receiver.beat()
-        receiver.drain(timeout)
-        if not receiver.inbox and not receiver.bad:
+        heard = self._read(_LOOK)
+        if not any(heard):
             self._caught_up = time.monotonic()
+        return heard
+
+    def wait(self, timeout: float) -> Heard:
+        """Wait up to `timeout` seconds for something; raises as `look`."""
+        began = time.monotonic()
+        if began - self._beaten >= _BEAT:
+            self._beaten = began
+            self._receiver.beat()
+        heard = self._read(timeout)
+        # What comes after a wait has just come, unless the whole process stood still meanwhile.
+        if time.monotonic() - began < timeout + _STILL:
+            self._caught_up = time.monotonic()
+        return heard
+
+    def _read(self, timeout: float) -> Heard:
+        receiver = self._receiver
+        receiver.drain(timeout)
         events = []
         for message in receiver.take():
             key = message.delivery_info.get("routing_key")
@@ -84,7 +105,7 @@ class ElectionLink:
             except BadFrame as fault:
                 receiver.bad.append(fault)
         bad, receiver.bad[:] = list(receiver.bad), ()
-        return events, bad
+        return Heard(events, bad)
 
     @property
     def behind(self) -> float:

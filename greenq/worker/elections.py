@@ -141,16 +141,11 @@ class Elections:
             self._trouble.over()
             self.connected = True
             while not stopped():
-                self._decide()
                 if allowance.spent(link.behind):
                     self._worker.runtime.sleep(_REST)
                     continue
                 began = time.thread_time()
-                events, bad = link.read(self._patience())
-                for key, event in events:
-                    self._hear(key, event)
-                for fault in bad:
-                    self._drop(fault)
+                self._turn(link)
                 allowance.spend(time.thread_time() - began)
         finally:
             self.connected = False
@@ -158,9 +153,18 @@ class Elections:
             if not stopped():
                 self._abandon()
 
-    def _patience(self) -> float:
-        with self._lock:
-            return self._ballots.wait(time.monotonic(), _IDLE)
+    def _turn(self, link: ElectionLink) -> None:
+        heard = link.look()
+        if not any(heard):
+            # Only now: who has not read all that has come in does not know who stands, or who has decided already.
+            self._decide()
+            with self._lock:
+                patience = self._ballots.wait(time.monotonic(), _IDLE)
+            heard = link.wait(patience)
+        for key, event in heard.events:
+            self._hear(key, event)
+        for fault in heard.bad:
+            self._drop(fault)
 
     def _hear(self, key: str, event: object) -> None:
         try:
@@ -202,8 +206,10 @@ class Elections:
         if decision.won:
             logger.info("Election %s: this node leads.", _shown(decision.id))
         elif decision.leader is not None:
-            logger.info("Election %s: %s leads.", _shown(decision.id), _named(decision.leader))
-        else:
+            # Whoever invents elections may not flood the log.
+            level = logging.INFO if decision.stood else logging.DEBUG
+            logger.log(level, "Election %s: %s leads.", _shown(decision.id), _named(decision.leader))
+        elif decision.stood:
             logger.warning("Election %s: nobody leads, this node did not hear itself.", _shown(decision.id))
 
     def _abandon(self) -> None:
