@@ -14,6 +14,7 @@ from typing import Any
 import kombu
 
 from greenq.broker.mailbox_link import MailboxLink
+from greenq.broker.receiving import SUBSCRIBE
 from greenq.broker.stores import scheme_of
 from greenq.config import Settings
 from greenq.exceptions import BrokerError, BrokerUnreachable
@@ -31,7 +32,6 @@ from greenq.wire.signing import WINDOW, Claim, signed
 
 logger = logging.getLogger(__name__)
 
-_SUBSCRIBE = 0.02  # seconds for the broker to take a subscription
 # Bytes of a frame; as many ids to revoke as a node remembers fit twice. A larger one would hold up every task
 # while it is decoded.
 _MOST_BYTES = 4 * 2**20
@@ -75,7 +75,7 @@ class NodeMailbox:
                 ) from exc
             raise
         # kombu's Redis channel subscribes when it first waits: before that, commands are published to nobody.
-        self._link.drain(_SUBSCRIBE)
+        self._link.drain(SUBSCRIBE)
 
     def read(self, timeout: float) -> list[ControlFrame]:
         """Wait up to `timeout` seconds; return the commands meant for this node. Bad ones go to `on_bad`.

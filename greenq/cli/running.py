@@ -156,7 +156,7 @@ def _events() -> list[click.Option]:
 
 
 def _memory() -> list[click.Option]:
-    """What the node knows of revoked tasks when it starts."""
+    """What the node knows of revoked tasks when it starts, and what it hears of other nodes."""
     return [
         _option(
             *("-S", "--statedb"),
@@ -169,6 +169,12 @@ def _memory() -> list[click.Option]:
             is_flag=True,
             section="Node",
             help="Do not ask the other workers at start what is revoked.",
+        ),
+        _option(
+            "--without-gossip",
+            is_flag=True,
+            section="Node",
+            help="Take no part in elections among the workers (the command 'election').",
         ),
     ]
 

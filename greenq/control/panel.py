@@ -109,6 +109,21 @@ class Watchers(Protocol):
         """Send a heartbeat now."""
 
 
+class Electing(Protocol):
+    """Elections: of all nodes that are asked to, one does something."""
+
+    def hold(self, election: str, topic: str, action: Any) -> None:
+        """Stand for an election, and do the action if this node wins; returns at once, the rest takes a second.
+
+        Raises:
+            BadArgument: this node could not do it, or the id is no id; it does not stand then.
+            CommandRefused: this node takes no part in elections, or cannot now.
+        """
+
+    def info(self) -> dict[str, Any]:
+        """As `inspect stats` shows it; any thread."""
+
+
 class Revokes(Protocol):
     """What may never start. All takes effect at once, from the service thread, however busy the main hub is.
 
@@ -195,6 +210,10 @@ class Panel(Protocol):
     @property
     def watchers(self) -> Watchers:
         """What may be done about events."""
+
+    @property
+    def elections(self) -> Electing:
+        """What may be done about elections."""
 
     def active(self) -> Sequence[Request]:
         """What runs now."""

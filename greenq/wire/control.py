@@ -18,7 +18,8 @@ class BadFrame(ControlError):
 
     `kind` is one of: undecodable, too_large, expired, not_an_object, method, arguments, destination, pattern,
     matcher, reply_to, ticket; and for what is well formed, but not signed as it has to be (wire.signing): unsigned,
-    signature_shape, signature_key, signature_wrong, signature_time, replayed.
+    signature_shape, signature_key, signature_wrong, signature_time, replayed. Of the events of elections, which are
+    dropped and counted in the same way: undecodable, too_large, not_an_object, event, full.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:

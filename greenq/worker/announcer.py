@@ -12,6 +12,7 @@ from greenq import hostinfo
 from greenq.broker.events import EventLink
 from greenq.events.dispatcher import Dispatcher
 from greenq.exceptions import BrokerError
+from greenq.runtime.base import Event as BellEvent
 from greenq.runtime.base import Runtime
 from greenq.wire.control import LogicalClock
 from greenq.wire.events import BATCH_KEY, Event, routing_key
@@ -49,16 +50,19 @@ class Announcer:
         self._link: EventLink | None = None
         self._trouble = Trouble(logger, "events")
         self._next_beat = 0.0
+        self._bell: BellEvent | None = None  # made by the thread that waits for it
 
     def serve(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped`; then say what is left, and goodbye."""
+        bell = self._bell = self._runtime.event()
         self._say("worker-online")
         quiet_until = 0.0
         while not stopped():
             now = time.monotonic()
             if now >= quiet_until:
                 quiet_until = now + self._turn(now)
-            self._runtime.sleep(EVERY)
+            bell.wait(EVERY)
+            bell.clear()
         self._say("worker-offline")
         self._turn(time.monotonic())
         if self._link is not None:
@@ -67,6 +71,11 @@ class Announcer:
     def beat(self) -> None:
         """Have a heartbeat sent now; any thread."""
         self._next_beat = 0.0
+
+    def wake(self) -> None:
+        """Have what waits sent at once; fibers of the service thread."""
+        if self._bell is not None:
+            self._bell.set()
 
     def _turn(self, now: float) -> float:
         """Publish what waits; returns for how many seconds the broker is to be left alone."""

@@ -26,6 +26,7 @@ class WorkerOptions:
     prefetch_multiplier: int | None = None
     purge: bool = False
     without_mingle: bool = False  # start without asking the neighbours what is revoked
+    without_gossip: bool = False  # take no part in elections
     heartbeat_interval: float | None = 2.0  # seconds between two heartbeat events; None: none
     optimization: str = "fair"  # or "default": prefork hands a busy child the next task already
     autoscale: tuple[int, ...] | None = None  # the most and the least slots, in any order; or the most only

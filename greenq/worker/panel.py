@@ -39,6 +39,7 @@ class WorkerPanel:
         self.clock = worker.clock
         self.hearing = Hearing()
         self.watchers = WorkerWatchers(worker)
+        self.elections = worker.elections
         self._worker = worker
         self._ledger = worker.ledger
         self._hub = MainHub(worker.runtime, self._blocker)

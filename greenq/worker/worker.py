@@ -49,6 +49,7 @@ from greenq.worker.choices import (
     pool_options,
     size_of,
 )
+from greenq.worker.elections import Elections
 from greenq.worker.intake import Intake
 from greenq.worker.ledger import Ledger
 from greenq.worker.lineup import Lineup
@@ -189,6 +190,7 @@ class Worker:
         self.signals = Signals()
         self.supervised = Supervised()
         self.announcer = self._make_announcer()
+        self.elections = Elections(self)
         self.panel = WorkerPanel(self)
         self.listener: Listener | None = None
         self.mingle = None if self.options.without_mingle else Mingle(self)
@@ -251,6 +253,8 @@ class Worker:
         service.add("keeper", lambda: keeper.serve(service.stopped))
         service.add("limits", self._serve_limits)
         service.add("events", lambda: self.announcer.serve(service.stopped))
+        if not self.elections.off:
+            service.add("elections", lambda: self.elections.serve(service.stopped))
         service.add("signals", lambda: self.signals.serve(self.stopping.signalled, service.stopped))
         if not is_off(conf):
             self.listener = listener = Listener(
@@ -280,10 +284,14 @@ class Worker:
         """Ready is: consuming, and listening to commands, unless that takes long."""
         self.intake.wait_ready(None)
         until = time.monotonic() + LISTENING_SECONDS
-        while self.listener is not None and not self.listener.connected and time.monotonic() < until:
+        while not self._hears() and time.monotonic() < until:
             self.runtime.sleep(0.005)
         logger.info("%s ready.", self.hostname)
         self.supervised.ready()
+
+    def _hears(self) -> bool:
+        listens = self.listener is None or self.listener.connected
+        return listens and (self.elections.connected or bool(self.elections.off))
 
     def _done(self, request: Request, outcome: Outcome) -> None:
         """The pool's answer: hand the outcome over, fill the slot, ask for more."""

@@ -158,6 +158,19 @@ class FakeWatchers:
         self.beats += 1
 
 
+class FakeElections:
+    """Implements `greenq.control.panel.Electing`."""
+
+    def __init__(self, panel: FakePanel) -> None:
+        self._panel = panel
+
+    def hold(self, election: str, topic: str, action: Any) -> None:
+        self._panel.asked.append(("election", election, topic, action))
+
+    def info(self) -> dict[str, Any]:
+        return {"connected": True, "held": 0, "won": 0}
+
+
 class FakePrefetch:
     """Implements `greenq.control.state.Prefetch`."""
 
@@ -195,6 +208,7 @@ class FakePanel:
         self.consuming: Consuming = FakeConsuming(self)
         self.vitals = FakeVitals()
         self.watchers = FakeWatchers()
+        self.elections = FakeElections(self)
         self.memory = MemoryLog(lambda: 58_402_000)
         self.consumer = ConsumerState(Qos(FakeHub(self), FakePrefetch()))  # type: ignore[arg-type]
         self.tset = set

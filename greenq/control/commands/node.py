@@ -40,6 +40,7 @@ def stats(panel: Panel) -> dict[str, Any]:
         "pool": panel.pool(),
         "hub": panel.hub(),
         "control": panel.hearing.info(),
+        "elections": panel.elections.info(),
         **({"autoscaler": autoscaler} if autoscaler is not None else {}),
         "broker": panel.broker(),
         "prefetch_count": panel.prefetch_count(),
@@ -84,14 +85,10 @@ def hello(
 
 
 def election(
-    _panel: Panel, *, id: str, topic: str, action: dict[str, Any] | None = None  # noqa: A002, ARG001  (Celery's)
-) -> dict[str, str]:
-    """Refused: have one of the nodes do something. A task sent to their queue is done by one of them.
-
-    Celery's nodes elect by events that each of them listens to and acknowledges. A node that does not know for
-    sure who else is there would do the action twice, or never.
-    """
-    return {"error": f"election {id[:100]!r} is not held: send the action as a task, and one of the nodes does it"}
+    panel: Panel, *, id: str, topic: str, action: dict[str, Any] | None = None  # noqa: A002  (Celery's name)
+) -> None:
+    """Have one of the nodes that are asked do something: of the topic `task`, send the signature `action`."""
+    panel.elections.hold(id, topic, action)
 
 
 def report(panel: Panel) -> dict[str, str]:
