@@ -6,16 +6,18 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenq import naming
 from greenq._speedups import RevokedSet
+from greenq.broker.revoked_log import bounds_of
 from greenq.config import Settings
-from greenq.exceptions import ConfigError, Killed
+from greenq.exceptions import Killed
 from greenq.gates.revoked import RevokedGate, RevokedStamps
 from greenq.log import printable
 from greenq.runtime.base import Runtime
 from greenq.wire.control import LogicalClock
+from greenq.wire.revoked import LONGEST
 from greenq.wire.stamps import stamps_of
 from greenq.worker.statedb import Record, StateFile
 from greenq.worker.statewriter import StateWriter
@@ -23,9 +25,10 @@ from greenq.worker.statewriter import StateWriter
 if TYPE_CHECKING:
     from greenq.worker.worker import Worker
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
-MOST_CHARACTERS = 512  # of an id or a stamp; nobody's are longer, and what is kept has to be bounded
 _IN_A_RECORD = 200  # ids or stamps: with the longest of them a record is within its bound
 _SHOWN = 10
 
@@ -42,11 +45,7 @@ class Revocations:
         Raises:
             ConfigError: the file cannot be used, or a bound makes no sense.
         """
-        most, ttl = conf.worker_revokes_max, conf.worker_revoke_expires
-        if most < 1 or ttl <= 0:
-            raise ConfigError(
-                f"worker_revokes_max ({most}) has to be at least 1, and worker_revoke_expires ({ttl:g}) more than 0"
-            )
+        most, ttl = bounds_of(conf)
         self.ids = RevokedSet(most, ttl)
         self.stamps = RevokedStamps(ttl=ttl)
         self.gate = RevokedGate(self.ids, self.stamps)
@@ -73,7 +72,7 @@ class Revocations:
         with self._lock:
             self.ids.update(task_ids, time.monotonic())
         self.gate.idle = False
-        self._keep("ids", list(task_ids), wait=True)
+        self._keep("ids", _now(task_ids), wait=True)
 
     def add_stamps(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Revoke what carries one of these stamps, at once, and wait for the disk where there is a file."""
@@ -82,26 +81,33 @@ class Revocations:
             for header, value in pairs:
                 self.stamps.add(header, value, now)
         self.gate.idle = False
-        self._keep("stamps", pairs, wait=True)
+        self._keep("stamps", _now(pairs), wait=True)
 
     def learn(self, task_ids: Iterable[Any], pairs: Iterable[tuple[str, str]] = ()) -> bool:
         """Take over what a neighbour knows, oldest first, as far as there is room; True if some of it was new."""
+        told = (task_id for task_id in task_ids if isinstance(task_id, str) and len(task_id) <= LONGEST)
+        return any(self.catch_up(_now(told), _now(pairs)))
+
+    def catch_up(
+        self, ids: Iterable[tuple[str, float]], stamps: Iterable[tuple[tuple[str, str], float]]
+    ) -> tuple[int, int]:
+        """The same, each with the seconds since it was revoked; returns how many ids and how many stamps were new."""
         now = time.monotonic()
         with self._lock:
             self.ids.purge(now)
             self.stamps.purge(now)
-            told = (task_id for task_id in task_ids if isinstance(task_id, str) and len(task_id) <= MOST_CHARACTERS)
-            new = _last([task_id for task_id in told if not self.ids.contains(task_id, now)], self._room())
-            self.ids.update(new, now)
+            new = _last([each for each in ids if not self.ids.contains(each[0], now)], self._room())
+            for task_id, age in new:
+                self.ids.add(task_id, now - age)
             room = self.stamps.maxlen - len(self.stamps)
-            new_pairs = _last([pair for pair in pairs if not self.stamps.contains(*pair, now)], room)
-            for header, value in new_pairs:
-                self.stamps.add(header, value, now)
+            new_pairs = _last([each for each in stamps if not self.stamps.contains(*each[0], now)], room)
+            for (header, value), age in new_pairs:
+                self.stamps.add(header, value, now - age)
         if new or new_pairs:
             self.gate.idle = False
         self._keep("ids", new, wait=False)
         self._keep("stamps", new_pairs, wait=False)
-        return bool(new or new_pairs)
+        return len(new), len(new_pairs)
 
     def in_force(self) -> list[str]:
         """The revoked ids that have not expired, oldest first."""
@@ -120,11 +126,13 @@ class Revocations:
     def _room(self) -> int:
         return self.ids.maxlen - len(self.ids)
 
-    def _keep(self, kind: str, values: Sequence[object], *, wait: bool) -> None:
-        if self._writer is None or not values:
+    def _keep(self, kind: str, aged: Sequence[tuple[object, float]], *, wait: bool) -> None:
+        """Put values with their age in seconds into the file, if there is one."""
+        if self._writer is None or not aged:
             return
-        now = int(time.time())
-        written = [self._writer.put(record) for record in _records(kind, [(each, now) for each in values])]
+        now = time.time()
+        dated = [(value, int(now - age)) for value, age in aged]
+        written = [self._writer.put(record) for record in _records(kind, dated)]
         if wait:
             self._writer.wait(written[-1])
 
@@ -164,6 +172,11 @@ def _records(kind: str, dated: Sequence[tuple[object, int]]) -> list[Record]:
         starts = range(0, len(values), _IN_A_RECORD)
         records += ({"at": moment, kind: values[start : start + _IN_A_RECORD]} for start in starts)
     return records
+
+
+def _now(values: Iterable[T]) -> list[tuple[T, float]]:
+    """The values with the age of what was revoked just now."""
+    return [(value, 0.0) for value in values]
 
 
 def _last(values: list[Any], most: int) -> list[Any]:
@@ -211,10 +224,19 @@ class WorkerRevokes:
             (header, value)
             for header, values in stamps.items()
             for value in values
-            if max(len(header), len(value)) <= MOST_CHARACTERS
+            if max(len(header), len(value)) <= LONGEST
         ]
         if self._kept.learn(task_ids, pairs):
             self._sweep_soon()
+
+    def catch_up(
+        self, ids: Iterable[tuple[str, float]], stamps: Iterable[tuple[tuple[str, str], float]]
+    ) -> tuple[int, int]:
+        """Take over what the broker's log says; see Revocations. What waits here and is among it goes at once."""
+        new = self._kept.catch_up(ids, stamps)
+        if any(new):
+            self._sweep_soon()
+        return new
 
     def terminate_stamped(self, pairs: Sequence[tuple[str, str]], signal: int) -> list[tuple[str, str]]:
         """See Revokes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from greenq.exceptions import ConfigError
 
 APPLICATION_ID = 0x67726E71  # "grnq": tells our files from anybody else's
-VERSION = 1
+VERSION = 2
 
 STATEMENTS = (
     # A message is ready while it has no owner and no due time. `claim` numbers the claims of an owner: an id
@@ -63,6 +63,14 @@ STATEMENTS = (
     ) WITHOUT ROWID""",
     "CREATE TABLE result (id TEXT PRIMARY KEY, state TEXT NOT NULL, expires REAL, payload BLOB NOT NULL)",
     "CREATE INDEX result_expires ON result (expires) WHERE expires IS NOT NULL",
+    # What was revoked, for workers that were away: `log` is "<control_exchange>.<kind>", `entry` is wire.revoked's.
+    """CREATE TABLE revoked (
+        log TEXT NOT NULL,
+        entry BLOB NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (log, entry)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX revoked_at ON revoked (log, at)",
 )
 
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_master"
