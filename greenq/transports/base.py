@@ -41,7 +41,7 @@ class RevokedLog(Protocol):
     def append(self, kind: str, entries: Sequence[str], most: int, ttl: float) -> None:
         """Add the entries, the newest last; one that is there already becomes the newest.
 
-        What is older than `ttl` seconds leaves the log, and beyond `most` the oldest.
+        What is older than `ttl` seconds leaves the log, and beyond `most` the oldest, at once or within 1,000 more.
         """
 
     def read(self, kind: str, most: int, ttl: float, longest: int) -> tuple[list[KeptEntry], int]:

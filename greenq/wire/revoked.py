@@ -60,15 +60,17 @@ class Seal:
         except (ValueError, RecursionError) as exc:
             raise BadFrame("log_shape", "not JSON") from exc
         most = _PARTS[self.kind]
-        if not isinstance(parts, list) or len(parts) not in (most, most + 1):
-            raise BadFrame("log_shape", type(parts).__name__)
+        if not isinstance(parts, list) or not all(isinstance(each, list) for each in parts[most:]):
+            raise BadFrame("log_shape", f"a list of {most} texts is expected")
         values = tuple(parts[:most])
-        if not all(isinstance(value, str) and len(value) <= LONGEST for value in values):
+        if len(values) < most or not all(isinstance(value, str) and len(value) <= LONGEST for value in values):
             raise BadFrame("log_shape", f"{most} texts of at most {LONGEST} characters are expected")
         if not self.keys:
             return values, 0.0
         if len(parts) == most:
             raise BadFrame("log_unsigned", "only signed entries are obeyed")
+        if len(parts) > most + 1:
+            raise BadFrame("log_signature", "more than one")
         return values, self._age(values, parts[most], now, ttl)
 
     def _age(self, values: tuple[str, ...], signature: Any, now: float, ttl: float) -> float:

@@ -10,12 +10,17 @@ from greenq.transports.base import KeptEntry
 from greenq.transports.sqlite.database import Database
 from greenq.transports.sqlite.location import Location, parse_url
 
+SPARE = 1000  # entries that may be too many: to find the oldest of 50,000 takes milliseconds
 _ADD = "INSERT INTO revoked (log, entry, at) VALUES (?, ?, ?) ON CONFLICT (log, entry) DO UPDATE SET at = excluded.at"
+_NEWEST = "SELECT coalesce(max(id), 0) FROM revoked WHERE log = ?"
 # A time of the future is of a clock that has been set back, and would never come to its end.
-_EXPIRE = "DELETE FROM revoked WHERE log = ? AND (at <= ? OR at > ?)"
+_EXPIRE = (
+    "DELETE FROM revoked WHERE log = ?1 AND at <= ?2 - ?3",
+    "DELETE FROM revoked WHERE log = ?1 AND at > ?2 + ?3",
+)
 _TRIM = (
-    "DELETE FROM revoked WHERE log = ?1 AND entry IN "
-    "(SELECT entry FROM revoked WHERE log = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2)"
+    "DELETE FROM revoked WHERE log = ?1 AND id IN "
+    "(SELECT id FROM revoked WHERE log = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2)"
 )
 _READ = (
     "SELECT CASE WHEN length(entry) <= ?1 THEN entry END, at FROM revoked "
@@ -34,9 +39,12 @@ class SqliteRevokedLog:
         now, log = time.time(), f"{self._namespace}.{kind}"
         rows = [(log, entry.encode(), now + number / 1e6) for number, entry in enumerate(entries)]
         with self._database.writing as run:
+            before = run.execute(_NEWEST, (log,)).fetchone()[0]
             run.executemany(_ADD, rows)
-            run.execute(_EXPIRE, (log, now - ttl, now + ttl))
-            run.execute(_TRIM, (log, most))
+            for expire in _EXPIRE:
+                run.execute(expire, (log, now, ttl))
+            if run.execute(_NEWEST, (log,)).fetchone()[0] // SPARE != before // SPARE:
+                run.execute(_TRIM, (log, most))
 
     def read(self, kind: str, most: int, ttl: float, longest: int) -> tuple[list[KeptEntry], int]:
         now, log = time.time(), f"{self._namespace}.{kind}"

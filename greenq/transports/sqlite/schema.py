@@ -64,13 +64,10 @@ STATEMENTS = (
     "CREATE TABLE result (id TEXT PRIMARY KEY, state TEXT NOT NULL, expires REAL, payload BLOB NOT NULL)",
     "CREATE INDEX result_expires ON result (expires) WHERE expires IS NOT NULL",
     # What was revoked, for workers that were away: `log` is "<control_exchange>.<kind>", `entry` is wire.revoked's.
-    """CREATE TABLE revoked (
-        log TEXT NOT NULL,
-        entry BLOB NOT NULL,
-        at REAL NOT NULL,
-        PRIMARY KEY (log, entry)
-    ) WITHOUT ROWID""",
+    "CREATE TABLE revoked (id INTEGER PRIMARY KEY, log TEXT NOT NULL, entry BLOB NOT NULL, at REAL NOT NULL)",
+    "CREATE UNIQUE INDEX revoked_entry ON revoked (log, entry)",
     "CREATE INDEX revoked_at ON revoked (log, at)",
+    "CREATE INDEX revoked_log ON revoked (log)",
 )
 
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_master"
