@@ -76,6 +76,8 @@ def open_revoked_log(url: str, conf: Settings) -> RevokedLog:
     # Options of kombu's that the store's warn about were named when the store was opened.
     known = ("durability", "busy_timeout") if blocks_in_c(url) else tuple(conf.broker_transport_options)
     options = {name: value for name, value in store_options(url, conf).items() if name in known}
+    if conf.broker_use_ssl and not blocks_in_c(url):
+        options.setdefault("ssl", conf.broker_use_ssl)  # as the control plane's own connection has it
     module = importlib.import_module(STORES[scheme_of(url)])
     log: RevokedLog = module.open_revoked_log(url, conf.control_exchange, options)
     return log

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from greenq.worker.worker import Worker
 
 T = TypeVar("T")
+Timed = Iterable[tuple[T, float]]
+Stamp = tuple[str, str]  # header and value
 
 logger = logging.getLogger(__name__)
 
@@ -85,29 +87,38 @@ class Revocations:
 
     def learn(self, task_ids: Iterable[Any], pairs: Iterable[tuple[str, str]] = ()) -> bool:
         """Take over what a neighbour knows, oldest first, as far as there is room; True if some of it was new."""
-        told = (task_id for task_id in task_ids if isinstance(task_id, str) and len(task_id) <= LONGEST)
-        return any(self.catch_up(_now(told), _now(pairs)))
-
-    def catch_up(
-        self, ids: Iterable[tuple[str, float]], stamps: Iterable[tuple[tuple[str, str], float]]
-    ) -> tuple[int, int]:
-        """The same, each with the seconds since it was revoked; returns how many ids and how many stamps were new."""
         now = time.monotonic()
+        told = ((task_id, now) for task_id in task_ids if isinstance(task_id, str) and len(task_id) <= LONGEST)
+        return any(self._take_over(told, [(pair, now) for pair in pairs], _last, now))
+
+    def catch_up(self, ids: Timed[str], stamps: Timed[Stamp]) -> tuple[int, int]:
+        """Take over what was revoked while nobody here listened, each with the seconds since then, oldest first.
+
+        It counts as if it had been heard: where there is no room the oldest goes. Returns how many ids and how many
+        stamps were new.
+        """
+        now = time.monotonic()
+        dated = [(task_id, now - age) for task_id, age in ids]
+        return self._take_over(dated, [(pair, now - age) for pair, age in stamps], _newest, now)
+
+    def _take_over(self, ids: Timed[str], stamps: Timed[Stamp], choose: Any, now: float) -> tuple[int, int]:
+        """Add what is new, with the monotonic time it was revoked at; `choose` is given both sides and the bound."""
         with self._lock:
             self.ids.purge(now)
             self.stamps.purge(now)
-            new = _last([each for each in ids if not self.ids.contains(each[0], now)], self._room())
-            for task_id, age in new:
-                self.ids.add(task_id, now - age)
-            room = self.stamps.maxlen - len(self.stamps)
-            new_pairs = _last([each for each in stamps if not self.stamps.contains(*each[0], now)], room)
-            for (header, value), age in new_pairs:
-                self.stamps.add(header, value, now - age)
-        if new or new_pairs:
+            new = [each for each in ids if not self.ids.contains(each[0], now)]
+            new = choose(new, self.ids, self.ids.maxlen)
+            for task_id, added in new:
+                self.ids.add(task_id, added)
+            pairs = [each for each in stamps if not self.stamps.contains(*each[0], now)]
+            pairs = choose(pairs, self.stamps, self.stamps.maxlen)
+            for (header, value), added in pairs:
+                self.stamps.add(header, value, added)
+        if new or pairs:
             self.gate.idle = False
-        self._keep("ids", new, wait=False)
-        self._keep("stamps", new_pairs, wait=False)
-        return len(new), len(new_pairs)
+        self._keep("ids", [(task_id, now - added) for task_id, added in new], wait=False)
+        self._keep("stamps", [(pair, now - added) for pair, added in pairs], wait=False)
+        return len(new), len(pairs)
 
     def in_force(self) -> list[str]:
         """The revoked ids that have not expired, oldest first."""
@@ -122,9 +133,6 @@ class Revocations:
             if now - added < self.stamps.ttl:
                 found.setdefault(header, []).append(value)
         return found
-
-    def _room(self) -> int:
-        return self.ids.maxlen - len(self.ids)
 
     def _keep(self, kind: str, aged: Sequence[tuple[object, float]], *, wait: bool) -> None:
         """Put values with their age in seconds into the file, if there is one."""
@@ -179,8 +187,18 @@ def _now(values: Iterable[T]) -> list[tuple[T, float]]:
     return [(value, 0.0) for value in values]
 
 
-def _last(values: list[Any], most: int) -> list[Any]:
-    return values[-most:] if most > 0 else []
+def _last(new: list[Any], kept: Any, most: int) -> list[Any]:
+    """As many of the new ones, the last of them, as there is room for."""
+    room = most - len(kept)
+    return new[-room:] if room > 0 else []
+
+
+def _newest(new: list[Any], kept: Any, most: int) -> list[Any]:
+    """Those of the new ones that are among the newest `most` of all."""
+    if len(new) + len(kept) <= most:
+        return new
+    newest = sorted((added for _, added in [*new, *kept.items()]), reverse=True)[:most]
+    return [each for each in new if each[1] >= newest[-1]][-most:]
 
 
 class WorkerRevokes:
@@ -229,9 +247,7 @@ class WorkerRevokes:
         if self._kept.learn(task_ids, pairs):
             self._sweep_soon()
 
-    def catch_up(
-        self, ids: Iterable[tuple[str, float]], stamps: Iterable[tuple[tuple[str, str], float]]
-    ) -> tuple[int, int]:
+    def catch_up(self, ids: Timed[str], stamps: Timed[Stamp]) -> tuple[int, int]:
         """Take over what the broker's log says; see Revocations. What waits here and is among it goes at once."""
         new = self._kept.catch_up(ids, stamps)
         if any(new):
