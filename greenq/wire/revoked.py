@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from greenq.wire.control import BadFrame
+from greenq.wire.control import CLOCK_MAX, BadFrame
 
 IDS, STAMPS = "ids", "stamps"  # kinds of entries: each has a log of its own
 LONGEST = 512  # characters of an id or of a part of a stamp; nobody's are longer, and what is kept has to be bounded
@@ -73,11 +73,10 @@ class Seal:
             raise BadFrame("log_signature", "more than one")
         return values, self._age(values, parts[most], now, ttl)
 
-    def _age(self, values: tuple[str, ...], signature: Any, now: float, ttl: float) -> float:
-        if not isinstance(signature, list) or len(signature) != 3:
-            raise BadFrame("log_signature", "not a signature")
-        issued, name, mac = signature
-        if type(issued) is not int or not isinstance(name, str) or not isinstance(mac, str):
+    def _age(self, values: tuple[str, ...], signature: list[Any], now: float, ttl: float) -> float:
+        issued, name, mac = signature if len(signature) == 3 else (None, None, None)
+        is_time = type(issued) is int and abs(issued) <= CLOCK_MAX
+        if not is_time or not isinstance(name, str) or not isinstance(mac, str):
             raise BadFrame("log_signature", "not a signature")
         if name not in self.keys:
             raise BadFrame("log_signature", f"no key {name!r} here")
