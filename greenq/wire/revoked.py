@@ -74,7 +74,7 @@ class Seal:
         return values, self._age(values, parts[most], now, ttl)
 
     def _age(self, values: tuple[str, ...], signature: list[Any], now: float, ttl: float) -> float:
-        issued, name, mac = signature if len(signature) == 3 else (None, None, None)
+        issued, name, mac = signature if len(signature) == 3 else ("", "", "")
         is_time = type(issued) is int and abs(issued) <= CLOCK_MAX
         if not is_time or not isinstance(name, str) or not isinstance(mac, str):
             raise BadFrame("log_signature", "not a signature")
