@@ -74,10 +74,9 @@ class Seal:
         return values, self._age(values, parts[most], now, ttl)
 
     def _age(self, values: tuple[str, ...], signature: list[Any], now: float, ttl: float) -> float:
-        issued, name, mac = signature if len(signature) == 3 else ("", "", "")
-        is_time = type(issued) is int and abs(issued) <= CLOCK_MAX
-        if not is_time or not isinstance(name, str) or not isinstance(mac, str):
+        if [type(part) for part in signature] != [int, str, str] or abs(signature[0]) > CLOCK_MAX:
             raise BadFrame("log_signature", "not a signature")
+        issued, name, mac = signature
         if name not in self.keys:
             raise BadFrame("log_signature", f"no key {name!r} here")
         if not hmac.compare_digest(self._mac(values, issued, name).encode(), mac.encode("utf-8", "replace")):
