@@ -83,7 +83,7 @@ class Seal:
             raise BadFrame("log_signature", f"made with another secret than that of key {name!r}, or altered")
         if not -_AHEAD <= now - issued < ttl:
             raise BadFrame("log_time", f"issued {now - issued:.0f} s ago")
-        return max(0.0, now - issued)
+        return max(0.0, now - float(issued))
 
     def _mac(self, values: Sequence[str], issued: int, name: str) -> str:
         text = json.dumps([_VERSION, self.namespace, self.kind, name, issued, *values])
