@@ -15,7 +15,8 @@ import kombu
 
 from greenq.broker.mailbox_link import MailboxLink
 from greenq.broker.receiving import SUBSCRIBE
-from greenq.broker.stores import scheme_of
+from greenq.broker.revoked_log import RevokeLog
+from greenq.broker.stores import keeps_revoked, scheme_of
 from greenq.config import Settings
 from greenq.exceptions import BrokerError, BrokerUnreachable
 from greenq.wire.control import (
@@ -28,6 +29,7 @@ from greenq.wire.control import (
     read_frame,
     reply_queue,
 )
+from greenq.wire.revoked import Revoked
 from greenq.wire.signing import WINDOW, Claim, signed
 
 logger = logging.getLogger(__name__)
@@ -177,6 +179,7 @@ class ReplyMailbox:
     def __init__(self, url: str, conf: Settings, clock: LogicalClock) -> None:
         self._link = MailboxLink(url, conf)
         self._clock = clock
+        self._log: RevokeLog | None = None  # made when it is needed
         # The first key signs, so that a new one may be known everywhere before anything is signed with it.
         self._signer: tuple[str, str] | None = next(iter(conf.worker_control_keys.items()), None)
         self.key = str(uuid.uuid4())
@@ -189,6 +192,31 @@ class ReplyMailbox:
             with self._link.errors():
                 self._link.consume(reply_queue(self.key, self._link.namespace), self._link.replies, self.key)
             self.listening = True
+
+    def keep(self, revoked: Revoked) -> bool:
+        """Write what the next command revokes into the broker's log, for nodes that do not hear it.
+
+        To be called before `send`: a node listens first and reads the log then, so nothing falls between. Where the
+        broker refuses (rights, a full Redis) a warning is logged: those who listen are to be told all the same.
+
+        Returns:
+            Whether it is there; False where the broker keeps no log.
+
+        Raises:
+            BrokerUnreachable: it may or may not be there.
+        """
+        if not keeps_revoked(self._link.url):
+            return False
+        if self._log is None:
+            self._log = RevokeLog(self._link.url, self._link.conf)
+        try:
+            self._log.append(revoked)
+        except BrokerUnreachable:
+            raise
+        except BrokerError as exc:
+            logger.warning("A revoke is told to the workers that listen now, and cannot be kept for others: %s", exc)
+            return False
+        return True
 
     def send(self, body: Mapping[str, Any], timeout: float) -> int | None:
         """Publish a command to every node, signed if the settings have a key; returns when the broker has it.
@@ -228,6 +256,8 @@ class ReplyMailbox:
         except BrokerError as exc:
             logger.debug("The reply queue is left to expire by itself: %s", exc)
         self.listening = False
+        if self._log is not None:
+            self._log.close()
         link.close()
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from greenq.config import Settings
 from greenq.exceptions import ConfigError
-from greenq.transports.base import Store
+from greenq.transports.base import RevokedLog, Store
 
 # scheme -> the module of the batched store; any other scheme goes through kombu.
 STORES = {
@@ -64,3 +64,20 @@ def open_store(url: str, owner: str, options: Mapping[str, Any]) -> Store:
     """Open the batched store for the URL; connects at first use."""
     store: Store = importlib.import_module(STORES[scheme_of(url)]).open_store(url, owner, options)
     return store
+
+
+def keeps_revoked(url: str) -> bool:
+    """Can the broker keep a log of revokes, which every worker may read and none takes away?"""
+    return is_batched(url)
+
+
+def open_revoked_log(url: str, conf: Settings) -> RevokedLog:
+    """Open the log of revokes of a broker that keeps one; connects at first use."""
+    # Options of kombu's that the store's warn about were named when the store was opened.
+    known = ("durability", "busy_timeout") if blocks_in_c(url) else tuple(conf.broker_transport_options)
+    options = {name: value for name, value in store_options(url, conf).items() if name in known}
+    if conf.broker_use_ssl and not blocks_in_c(url):
+        options.setdefault("ssl", conf.broker_use_ssl)  # as the control plane's own connection has it
+    module = importlib.import_module(STORES[scheme_of(url)])
+    log: RevokedLog = module.open_revoked_log(url, conf.control_exchange, options)
+    return log

@@ -12,7 +12,9 @@ from greenq.broker.publisher import open_publisher
 from greenq.config import Settings
 from greenq.control.inspection import Inspect
 from greenq.control.mailboxes import Mailboxes
+from greenq.control.revoking import revoked_by
 from greenq.wire.control import LogicalClock, command_body, with_reply
+from greenq.wire.revoked import LOGGED, Revoked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -69,7 +71,8 @@ class Control:
         Blocks until `limit` replies (by default the number of nodes named) are in or `timeout` seconds have
         passed; without `reply`, until the broker has the command. `callback` is called with each reply as it
         comes in. The command's arguments may be keywords too. The matcher is "glob"; Celery's workers know
-        "pcre" besides.
+        "pcre" besides. What a command for all workers revokes is also kept in the broker, where that is possible,
+        for workers that are away.
 
         Returns:
             The replies in the order of their arrival, {node: data} each; None without `reply`.
@@ -81,15 +84,16 @@ class Control:
         body = command_body(
             command, {**(arguments or {}), **more}, destination=nodes, pattern=pattern, matcher=matcher
         )
+        revoked = Revoked() if nodes or (pattern and matcher) else revoked_by(command, body["arguments"])
         if not reply:
-            with self._mailboxes.lent(lambda mailbox: mailbox.send(body, 0.0)):
+            with self._mailboxes.lent(lambda mailbox: _send(mailbox, body, 0.0, revoked)):
                 return None
         ticket = str(uuid.uuid4())
         namespace = self.app.conf.control_exchange
 
         def ask(mailbox: ReplyMailbox) -> None:
             mailbox.listen()
-            mailbox.send(with_reply(body, ticket, mailbox.key, namespace), timeout)
+            _send(mailbox, with_reply(body, ticket, mailbox.key, namespace), timeout, revoked)
 
         with self._mailboxes.lent(ask) as mailbox:
             enough = limit or len(nodes) or None
@@ -287,6 +291,12 @@ def _queue_name(queue: Any) -> str:
         return queue
     name: str = queue["name"] if isinstance(queue, Mapping) else queue.name
     return name
+
+
+def _send(mailbox: ReplyMailbox, body: dict[str, Any], timeout: float, revoked: Revoked) -> None:
+    if any(revoked) and mailbox.keep(revoked):
+        body = {**body, LOGGED: True}  # or each worker would see to that
+    mailbox.send(body, timeout)
 
 
 def _collect(

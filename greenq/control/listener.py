@@ -55,8 +55,12 @@ class Listener:
         runtime: Runtime,
         *,
         opened_by: Callable[[NodeMailbox], None] = NodeMailbox.open,
+        obeyed: Callable[[ControlFrame], None] = lambda _frame: None,
     ) -> None:
-        """`opened_by` opens the mailbox of each new connection, and may do what goes with that."""
+        """`opened_by` opens the mailbox of each new connection, and may do what goes with that.
+
+        `obeyed` is told of each of greenq's own commands that was carried out; it must not wait.
+        """
         self.connected = False
         self._permissions = Permissions.of(conf, registry)
         self._guard = Guard(conf)
@@ -70,6 +74,7 @@ class Listener:
         self._panel = panel
         self._runtime = runtime
         self._open = opened_by
+        self._obeyed = obeyed
         # Names of what runs beside the listener. Fibers and native threads take themselves out; a dict's items
         # come and go whole under the interpreter lock.
         self._running: dict[int, str] = {}
@@ -201,15 +206,18 @@ class Listener:
 
     def _result(self, command: Command, frame: ControlFrame) -> Any:
         try:
-            return command.ask(self._panel, frame.arguments)
+            data = command.ask(self._panel, frame.arguments)
         except Accepted as accepted:
-            return {"ok": str(accepted)}
+            data = {"ok": str(accepted)}
         except ControlError as exc:
             self._note("refused", exc)
             return {"error": repr(exc)}
         except BaseException as exc:  # a user's command may raise even what ends a program
             logger.exception("Command %s failed.", command.name)
             return {"error": repr(exc)}
+        if not command.own:
+            self._obeyed(frame)
+        return data
 
     def _reject(self, fault: BadFrame) -> None:
         self._note(fault.kind, fault.detail)

@@ -6,11 +6,10 @@ import time
 
 from greenq._speedups import RevokedSet
 from greenq.model import Request, Verdict, VerdictKind
+from greenq.wire.revoked import MOST_STAMPS
 from greenq.wire.stamps import stamps_of
 
 _REVOKED = Verdict(VerdictKind.DROP, "revoked")
-
-MOST_STAMPS = 10_000
 
 
 class RevokedStamps:

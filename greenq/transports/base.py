@@ -24,6 +24,36 @@ class Post(NamedTuple):
     priority: int = 0  # 0..9, kombu's Redis meaning: 0 is served first
 
 
+class KeptEntry(NamedTuple):
+    """One entry of the log of revokes, as it stands there, and the seconds since it was written last."""
+
+    raw: bytes
+    age: float
+
+
+class RevokedLog(Protocol):
+    """What was revoked lately, where every worker may read it and none takes it away (wire.revoked).
+
+    One connection and one owner at a time; blocks for its own I/O, and raises as `Store` does. A broker that
+    refuses (rights, a key of another type) is a plain `BrokerError`.
+    """
+
+    def append(self, kind: str, entries: Sequence[str], most: int, ttl: float) -> None:
+        """Add the entries, the newest last; one that is there already becomes the newest.
+
+        What is older than `ttl` seconds leaves the log, and beyond `most` the oldest, at once or within 1,000 more.
+        """
+
+    def read(self, kind: str, most: int, ttl: float, longest: int) -> tuple[list[KeptEntry], int]:
+        """The newest entries of the last `ttl` seconds, at most `most`, oldest first, perhaps one of them twice.
+
+        One of more than `longest` bytes is left where it is; returned besides is how many such were seen.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection. Closing twice is legal."""
+
+
 class Store(Protocol):
     """A broker reached in batches of raw envelopes.
 

@@ -14,12 +14,13 @@ PATTERN_MAX = 255  # characters of a node pattern
 
 
 class BadFrame(ControlError):
-    """A command frame that is not one; it is dropped and counted.
+    """A command frame, or an entry of the log of revokes, that is not one; it is dropped and counted.
 
     `kind` is one of: undecodable, too_large, expired, not_an_object, method, arguments, destination, pattern,
     matcher, reply_to, ticket; and for what is well formed, but not signed as it has to be (wire.signing): unsigned,
     signature_shape, signature_key, signature_wrong, signature_time, replayed. Of the events of elections, which are
-    dropped and counted in the same way: undecodable, too_large, not_an_object, event, full.
+    dropped and counted in the same way: undecodable, too_large, not_an_object, event, full. Of an entry
+    (wire.revoked): log_shape, log_unsigned, log_signature, log_time.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:

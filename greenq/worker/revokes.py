@@ -6,16 +6,18 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from greenq import naming
 from greenq._speedups import RevokedSet
+from greenq.broker.revoked_log import bounds_of
 from greenq.config import Settings
-from greenq.exceptions import ConfigError, Killed
+from greenq.exceptions import Killed
 from greenq.gates.revoked import RevokedGate, RevokedStamps
 from greenq.log import printable
 from greenq.runtime.base import Runtime
 from greenq.wire.control import LogicalClock
+from greenq.wire.revoked import LONGEST
 from greenq.wire.stamps import stamps_of
 from greenq.worker.statedb import Record, StateFile
 from greenq.worker.statewriter import StateWriter
@@ -23,9 +25,12 @@ from greenq.worker.statewriter import StateWriter
 if TYPE_CHECKING:
     from greenq.worker.worker import Worker
 
+T = TypeVar("T")
+Timed = Iterable[tuple[T, float]]
+Stamp = tuple[str, str]  # header and value
+
 logger = logging.getLogger(__name__)
 
-MOST_CHARACTERS = 512  # of an id or a stamp; nobody's are longer, and what is kept has to be bounded
 _IN_A_RECORD = 200  # ids or stamps: with the longest of them a record is within its bound
 _SHOWN = 10
 
@@ -42,11 +47,7 @@ class Revocations:
         Raises:
             ConfigError: the file cannot be used, or a bound makes no sense.
         """
-        most, ttl = conf.worker_revokes_max, conf.worker_revoke_expires
-        if most < 1 or ttl <= 0:
-            raise ConfigError(
-                f"worker_revokes_max ({most}) has to be at least 1, and worker_revoke_expires ({ttl:g}) more than 0"
-            )
+        most, ttl = bounds_of(conf)
         self.ids = RevokedSet(most, ttl)
         self.stamps = RevokedStamps(ttl=ttl)
         self.gate = RevokedGate(self.ids, self.stamps)
@@ -73,7 +74,7 @@ class Revocations:
         with self._lock:
             self.ids.update(task_ids, time.monotonic())
         self.gate.idle = False
-        self._keep("ids", list(task_ids), wait=True)
+        self._keep("ids", _now(task_ids), wait=True)
 
     def add_stamps(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Revoke what carries one of these stamps, at once, and wait for the disk where there is a file."""
@@ -82,26 +83,42 @@ class Revocations:
             for header, value in pairs:
                 self.stamps.add(header, value, now)
         self.gate.idle = False
-        self._keep("stamps", pairs, wait=True)
+        self._keep("stamps", _now(pairs), wait=True)
 
     def learn(self, task_ids: Iterable[Any], pairs: Iterable[tuple[str, str]] = ()) -> bool:
         """Take over what a neighbour knows, oldest first, as far as there is room; True if some of it was new."""
         now = time.monotonic()
+        told = ((task_id, now) for task_id in task_ids if isinstance(task_id, str) and len(task_id) <= LONGEST)
+        return any(self._take_over(told, [(pair, now) for pair in pairs], _last, now))
+
+    def catch_up(self, ids: Timed[str], stamps: Timed[Stamp]) -> tuple[int, int]:
+        """Take over what was revoked while nobody here listened, each with the seconds since then, oldest first.
+
+        It counts as if it had been heard: where there is no room the oldest goes. Returns how many ids and how many
+        stamps were new.
+        """
+        now = time.monotonic()
+        dated = [(task_id, now - age) for task_id, age in ids]
+        return self._take_over(dated, [(pair, now - age) for pair, age in stamps], _newest, now)
+
+    def _take_over(self, ids: Timed[str], stamps: Timed[Stamp], choose: Any, now: float) -> tuple[int, int]:
+        """Add what is new, with the monotonic time it was revoked at; `choose` is given both sides and the bound."""
         with self._lock:
             self.ids.purge(now)
             self.stamps.purge(now)
-            told = (task_id for task_id in task_ids if isinstance(task_id, str) and len(task_id) <= MOST_CHARACTERS)
-            new = _last([task_id for task_id in told if not self.ids.contains(task_id, now)], self._room())
-            self.ids.update(new, now)
-            room = self.stamps.maxlen - len(self.stamps)
-            new_pairs = _last([pair for pair in pairs if not self.stamps.contains(*pair, now)], room)
-            for header, value in new_pairs:
-                self.stamps.add(header, value, now)
-        if new or new_pairs:
+            new = [each for each in ids if not self.ids.contains(each[0], now)]
+            new = choose(new, self.ids, self.ids.maxlen)
+            for task_id, added in new:
+                self.ids.add(task_id, added)
+            pairs = [each for each in stamps if not self.stamps.contains(*each[0], now)]
+            pairs = choose(pairs, self.stamps, self.stamps.maxlen)
+            for (header, value), added in pairs:
+                self.stamps.add(header, value, added)
+        if new or pairs:
             self.gate.idle = False
-        self._keep("ids", new, wait=False)
-        self._keep("stamps", new_pairs, wait=False)
-        return bool(new or new_pairs)
+        self._keep("ids", [(task_id, now - added) for task_id, added in new], wait=False)
+        self._keep("stamps", [(pair, now - added) for pair, added in pairs], wait=False)
+        return len(new), len(pairs)
 
     def in_force(self) -> list[str]:
         """The revoked ids that have not expired, oldest first."""
@@ -117,14 +134,13 @@ class Revocations:
                 found.setdefault(header, []).append(value)
         return found
 
-    def _room(self) -> int:
-        return self.ids.maxlen - len(self.ids)
-
-    def _keep(self, kind: str, values: Sequence[object], *, wait: bool) -> None:
-        if self._writer is None or not values:
+    def _keep(self, kind: str, aged: Sequence[tuple[object, float]], *, wait: bool) -> None:
+        """Put values with their age in seconds into the file, if there is one."""
+        if self._writer is None or not aged:
             return
-        now = int(time.time())
-        written = [self._writer.put(record) for record in _records(kind, [(each, now) for each in values])]
+        now = time.time()
+        dated = [(value, int(now - age)) for value, age in aged]
+        written = [self._writer.put(record) for record in _records(kind, dated)]
         if wait:
             self._writer.wait(written[-1])
 
@@ -166,8 +182,23 @@ def _records(kind: str, dated: Sequence[tuple[object, int]]) -> list[Record]:
     return records
 
 
-def _last(values: list[Any], most: int) -> list[Any]:
-    return values[-most:] if most > 0 else []
+def _now(values: Iterable[T]) -> list[tuple[T, float]]:
+    """The values with the age of what was revoked just now."""
+    return [(value, 0.0) for value in values]
+
+
+def _last(new: list[Any], kept: Any, most: int) -> list[Any]:
+    """As many of the new ones, the last of them, as there is room for."""
+    room = most - len(kept)
+    return new[-room:] if room > 0 else []
+
+
+def _newest(new: list[Any], kept: Any, most: int) -> list[Any]:
+    """Those of the new ones that are among the newest `most` of all."""
+    if len(new) + len(kept) <= most:
+        return new
+    newest = sorted((added for _, added in [*new, *kept.items()]), reverse=True)[:most]
+    return [each for each in new if each[1] >= newest[-1]][-most:]
 
 
 class WorkerRevokes:
@@ -211,10 +242,17 @@ class WorkerRevokes:
             (header, value)
             for header, values in stamps.items()
             for value in values
-            if max(len(header), len(value)) <= MOST_CHARACTERS
+            if max(len(header), len(value)) <= LONGEST
         ]
         if self._kept.learn(task_ids, pairs):
             self._sweep_soon()
+
+    def catch_up(self, ids: Timed[str], stamps: Timed[Stamp]) -> tuple[int, int]:
+        """Take over what the broker's log says; see Revocations. What waits here and is among it goes at once."""
+        new = self._kept.catch_up(ids, stamps)
+        if any(new):
+            self._sweep_soon()
+        return new
 
     def terminate_stamped(self, pairs: Sequence[tuple[str, str]], signal: int) -> list[tuple[str, str]]:
         """See Revokes."""

@@ -15,6 +15,7 @@ from greenq.app.hooks import ChildInfo, WorkerInfo
 from greenq.broker.events import EventLink
 from greenq.broker.mailbox import NodeMailbox
 from greenq.broker.opening import open_consumer
+from greenq.broker.stores import keeps_revoked
 from greenq.control import default_registry
 from greenq.control.listener import Listener
 from greenq.control.permissions import is_off
@@ -40,6 +41,7 @@ from greenq.worker.accounts import Accounts
 from greenq.worker.announcer import Announcer
 from greenq.worker.autoscale import autoscaler_class
 from greenq.worker.banner import banner
+from greenq.worker.catching_up import CatchingUp
 from greenq.worker.children import Children
 from greenq.worker.choices import (
     PROCESSES,
@@ -158,7 +160,7 @@ class Worker:
             self.accounts.rejected,
             self.accounts.known,
             self.sizing,
-            lambda: self.mingle is None or self.mingle.fresh,
+            self._knows_what_is_revoked,
         )
 
     def _make_sizing(self) -> None:
@@ -194,6 +196,7 @@ class Worker:
         self.panel = WorkerPanel(self)
         self.listener: Listener | None = None
         self.mingle = None if self.options.without_mingle else Mingle(self)
+        self.catching_up: CatchingUp | None = None
 
     def _make_announcer(self) -> Announcer:
         conf, url = self.app.conf, self.app.broker.url
@@ -257,16 +260,26 @@ class Worker:
             service.add("elections", lambda: self.elections.serve(service.stopped))
         service.add("signals", lambda: self.signals.serve(self.stopping.signalled, service.stopped))
         if not is_off(conf):
-            self.listener = listener = Listener(
-                conf,
-                self.app.broker.url,
-                self.hostname,
-                default_registry(),
-                self.panel,
-                self.runtime,
-                opened_by=self.mingle.open if self.mingle is not None else NodeMailbox.open,
-            )
+            self.listener = listener = self._make_listener()
             service.add("control", lambda: listener.run(service.stopped))
+
+    def _make_listener(self) -> Listener:
+        conf, url, registry = self.app.conf, self.app.broker.url, default_registry()
+        opened_by = self.mingle.open if self.mingle is not None else NodeMailbox.open
+        if not keeps_revoked(url):
+            return Listener(conf, url, self.hostname, registry, self.panel, self.runtime, opened_by=opened_by)
+        self.catching_up = catching_up = CatchingUp(self, registry, opened_by)
+        self.service.add("revokes", lambda: catching_up.serve(self.service.stopped))
+        return Listener(
+            *(conf, url, self.hostname, registry, self.panel, self.runtime),
+            opened_by=catching_up.open,
+            obeyed=catching_up.obeyed,
+        )
+
+    def _knows_what_is_revoked(self) -> bool:
+        """Has this worker caught up, from the broker and from its neighbours? Asked before anything is fetched."""
+        caught_up = self.catching_up is None or self.listener is None or self.listener.connected
+        return caught_up and (self.mingle is None or self.mingle.fresh)
 
     def _serve_limits(self) -> None:
         self.limits.serve(self.pool.kill, self.pool.nudge, self.runtime.sleep, self.service.stopped)

@@ -10,9 +10,9 @@ from typing import Any
 
 from greenq.control.panel import Panel
 from greenq.control.registry import make_command
+from greenq.control.revoking import ids_of, pairs_of, stamps_of
 from greenq.exceptions import BadArgument, ConfigError
 from greenq.rates import parse_rate
-from greenq.wire.stamps import values_of
 
 # What the profile "standard" allows no more: ending what runs, and limits that let next to nothing through.
 _SELDOM = 1 / 60  # tasks a second
@@ -36,9 +36,6 @@ def _ends_at_once(_panel: Panel, arguments: Mapping[str, Any]) -> str:
     return f"below {_SOON:g} s" if any(0 < (limit or 0) < _SOON for limit in limits) else ""
 
 
-LONGEST = 512  # characters of an id or of a part of a stamp: what is remembered has to be bounded
-
-
 def revoke(
     panel: Panel,
     *,
@@ -47,9 +44,7 @@ def revoke(
     signal: str | int | None = None,
 ) -> dict[str, str]:
     """Never start the tasks of these ids; with terminate, end those that run."""
-    ids = [task_id] if isinstance(task_id, str) else list(task_id)
-    if any(len(each) > LONGEST for each in ids):
-        raise BadArgument(f"revoke: an id has at most {LONGEST} characters")
+    ids = ids_of(task_id)
     number = signal_number(signal) if terminate else 0
     panel.revokes.add(ids)
     if not terminate:
@@ -71,10 +66,8 @@ def revoke_by_stamped_headers(
     signal: str | int | None = None,
 ) -> dict[str, str]:
     """Never start tasks that carry one of these stamps; with terminate, end those that run."""
-    wanted = _stamps(headers)
-    pairs = [(header, value) for header, values in wanted.items() for value in values_of(values)]
-    if any(len(text) > LONGEST for pair in pairs for text in pair):
-        raise BadArgument(f"revoke_by_stamped_headers: a stamp has at most {LONGEST} characters")
+    wanted = stamps_of(headers)
+    pairs = pairs_of(wanted)
     number = signal_number(signal) if terminate else 0
     panel.revokes.add_stamps(pairs)
     if not terminate:
@@ -83,23 +76,6 @@ def revoke_by_stamped_headers(
     for header, value in panel.revokes.terminate_stamped(pairs, number):
         ended[header].add(value)
     return {"ok": f"headers {ended} revoked" if ended else f"headers {wanted} were not terminated"}
-
-
-def _stamps(headers: dict[str, Any] | list[str] | str) -> dict[str, Any]:
-    """The stamps of a command: an object of values or lists of them, or "header=value" words."""
-    if isinstance(headers, dict):
-        for header, values in headers.items():
-            if not values_of(values):
-                raise BadArgument(f"revoke_by_stamped_headers: {header!r} needs a value, or a list of them")
-        return headers
-    found: dict[str, Any] = {}
-    for word in [headers] if isinstance(headers, str) else headers:
-        header, equals, value = word.partition("=")
-        if not header or not equals:
-            raise BadArgument(f"revoke_by_stamped_headers: write header=value, not {word[:100]!r}")
-        before = found.get(header)
-        found[header] = value if before is None else [*([before] if isinstance(before, str) else before), value]
-    return found
 
 
 def signal_number(signal: str | int | None) -> int:

@@ -16,9 +16,10 @@ class Keys:
 
     Added by greenq: `greenq.owners` (zset: owner -> broker time until which its last sign of life holds),
     `greenq.closed` (zset: owners given up for dead, and claim series closed after a lost reply),
-    `greenq.delayed` (zset: message -> when it is due), `<queue>.dead` and `<queue>.dead.info` (lists, newest
-    first: the messages that were refused, byte for byte, and at the same index a JSON object with reason, tag
-    and time).
+    `greenq.delayed` (zset: message -> when it is due), `greenq.revoked.<control_exchange>.ids` and `.stamps`
+    (zsets that expire: entry of wire.revoked -> broker time of the revoke), `<queue>.dead` and
+    `<queue>.dead.info` (lists, newest first: the messages that were refused, byte for byte, and at the same index
+    a JSON object with reason, tag and time).
     """
 
     prefix: str = ""
@@ -46,6 +47,10 @@ class Keys:
     @property
     def delayed(self) -> str:
         return f"{self.prefix}greenq.delayed"
+
+    def revoked(self, namespace: str, kind: str) -> str:
+        """The log of what was revoked, of one kind (wire.revoked), for the nodes of one control exchange."""
+        return f"{self.prefix}greenq.revoked.{namespace}.{kind}"
 
     def dead(self, queue: str) -> str:
         """The list of a queue's refused messages."""

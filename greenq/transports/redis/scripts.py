@@ -273,3 +273,41 @@ end
 return {restored, refused}
 """
 )
+
+# KEYS: log. ARGV: seconds an entry is kept, most entries, then entries, oldest first. One log is one key, so that
+# it can be anywhere in a cluster. A score of the future can only be forged, and would never be trimmed.
+KEEP_REVOKED = script(
+    _NOW
+    + """
+local ttl, added = tonumber(ARGV[1]), {}
+for i = 3, #ARGV do
+  added[#added + 1] = string.format('%.6f', tonumber(now) + (i - 3) / 1000000)
+  added[#added + 1] = ARGV[i]
+end
+redis.call('ZADD', KEYS[1], unpack(added))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', tonumber(now) - ttl))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], string.format('%.6f', tonumber(now) + ttl), '+inf')
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -tonumber(ARGV[2]) - 1)
+redis.call('PEXPIRE', KEYS[1], math.ceil(ttl * 1000))
+return 1
+"""
+)
+
+# KEYS: log. ARGV: first and last rank, from the newest on, and the longest entry that is shown, in bytes.
+# Returns the time, how many were looked at, how many of them are too long, then entry, score ...
+READ_REVOKED = script(
+    _NOW
+    + """
+local rows = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2], 'REV', 'WITHSCORES')
+local out, longest = {now, #rows / 2, 0}, tonumber(ARGV[3])
+for i = 1, #rows, 2 do
+  if #rows[i] > longest then
+    out[3] = out[3] + 1
+  else
+    out[#out + 1] = rows[i]
+    out[#out + 1] = rows[i + 1]
+  end
+end
+return out
+"""
+)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from kombu.transport import TRANSPORT_ALIASES
 
 from greenq.transports.sqlite.channel import Channel
+from greenq.transports.sqlite.revoked import open_revoked_log
 from greenq.transports.sqlite.store import SqliteStore, open_store
 from greenq.transports.sqlite.transport import Transport
 
-__all__ = ["Channel", "SqliteStore", "Transport", "open_store", "register"]
+__all__ = ["Channel", "SqliteStore", "Transport", "open_revoked_log", "open_store", "register"]
 
 
 def register() -> None:

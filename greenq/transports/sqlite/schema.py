@@ -9,7 +9,7 @@ from pathlib import Path
 from greenq.exceptions import ConfigError
 
 APPLICATION_ID = 0x67726E71  # "grnq": tells our files from anybody else's
-VERSION = 1
+VERSION = 2
 
 STATEMENTS = (
     # A message is ready while it has no owner and no due time. `claim` numbers the claims of an owner: an id
@@ -63,6 +63,11 @@ STATEMENTS = (
     ) WITHOUT ROWID""",
     "CREATE TABLE result (id TEXT PRIMARY KEY, state TEXT NOT NULL, expires REAL, payload BLOB NOT NULL)",
     "CREATE INDEX result_expires ON result (expires) WHERE expires IS NOT NULL",
+    # What was revoked, for workers that were away: `log` is "<control_exchange>.<kind>", `entry` is wire.revoked's.
+    "CREATE TABLE revoked (id INTEGER PRIMARY KEY, log TEXT NOT NULL, entry BLOB NOT NULL, at REAL NOT NULL)",
+    "CREATE UNIQUE INDEX revoked_entry ON revoked (log, entry)",
+    "CREATE INDEX revoked_at ON revoked (log, at)",
+    "CREATE INDEX revoked_log ON revoked (log)",
 )
 
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_master"
