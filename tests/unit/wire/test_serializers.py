@@ -35,7 +35,6 @@ def test_pickle_is_recognised_by_every_name(name: str) -> None:
         (["JSON"], "there is no serializer 'JSON'"),
         (["application/jsonn"], "Did you mean 'application/json'"),
         (["application/data"], "there is no serializer"),
-        (["yaml"], "PyYAML"),
         (["application/x-msgpack"], "msgpack"),
         ("json", "not a text"),
         ([], "empty"),
