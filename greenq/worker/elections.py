@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from greenq.app.signature import as_signature
 from greenq.broker.elections import ElectionLink, hears
 from greenq.control.allowance import Allowance
+from greenq.control.permissions import is_off
 from greenq.exceptions import BadArgument, BrokerError, CommandRefused
 from greenq.log import printable
 from greenq.wire.control import CLOCK_MAX, BadFrame
@@ -64,6 +65,8 @@ class Elections:
         """Why this node takes no part, and what to do about it; "" if it does."""
         if self._worker.options.without_gossip:
             return "this node was started with --without-gossip: start it without that option"
+        if is_off(self._worker.app.conf):
+            return "this node obeys no remote commands"
         if not hears(self._url):
             return "elections are held over Redis, RabbitMQ and SQLite only: send the action as a task instead"
         return ""
