@@ -16,6 +16,8 @@ OWN, CELERYS = "GREENQ_", "CELERY_"
 # What a parent process or `-b` may still say after an app was made.
 ALWAYS_ASKED = frozenset({"broker_url", "result_backend"})
 _SHORT = MappingProxyType({"worker_control_keys": "GREENQ_CONTROL_KEYS"})
+# Celery has no such settings, and reads these variables (wire.md 2).
+_VARIABLES_OF_CELERYS = frozenset({"worker_revokes_max", "worker_revoke_expires"})
 # Kinds whose values are written as JSON; a list may also be written with commas.
 _STRUCTURED = frozenset({"dict", "queues", "list", "any"})
 _ALIKE = 0.9  # of difflib; a variable this near to a setting's is a mistyped one
@@ -25,7 +27,7 @@ def variables_of(name: str) -> tuple[str, ...]:
     """The variables that give a setting its value, the strongest first."""
     upper = name.upper()
     own = (OWN + upper, *((_SHORT[name],) if name in _SHORT else ()))
-    return own if TABLE[name].own else (*own, CELERYS + upper)
+    return own if TABLE[name].own and name not in _VARIABLES_OF_CELERYS else (*own, CELERYS + upper)
 
 
 def variable_in(environ: Mapping[str, str], name: str) -> str | None:

@@ -246,13 +246,13 @@ def test_processes_killed_at_random_under_load_lose_and_leave_nothing(field: Sce
 
 
 def check_outcomes(scene: Scene, published: list[str], node: Node) -> None:
-    """Each has a result that says it went well, or that its processes died."""
-    dead = dead_reasons(scene)
-    assert dead.pop(UNKNOWN) == "unknown_task"
-    assert set(dead.values()) <= {"worker_lost"}, dead
+    """Each has a result that says it went well, or that its processes died, and then is on the dead queue."""
+    dead: dict[str, str] = {}
     pending = dict.fromkeys(published, "")
 
     def settled() -> bool:
+        if not dead or any(state == "FAILURE" for state in pending.values()):
+            dead.update(dead_reasons(scene))
         for each in list(pending):
             pending[each] = scene.app.AsyncResult(each).state
             if pending[each] == ("FAILURE" if each in dead else "SUCCESS"):
@@ -265,6 +265,8 @@ def check_outcomes(scene: Scene, published: list[str], node: Node) -> None:
         return f"{pending}, {dead}\n" + "\n".join(lines[-100:])
 
     wait_for(settled, 20, about)
+    assert dead.pop(UNKNOWN) == "unknown_task"
+    assert set(dead.values()) <= {"worker_lost"}, dead
 
 
 def check_end(scene: Scene, node: Node, tree: Tree) -> None:

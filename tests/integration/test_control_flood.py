@@ -90,6 +90,7 @@ def heard(url: str, node: Node) -> dict[str, Any]:
     return counters
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("pool", "tasks"), [("gevent", 300_000), ("prefork", 100_000)])
 def test_a_flood_of_pings_hardly_slows_the_tasks(
     pool: str, tasks: int, redis_stage: Stage, start_node: Callable[..., Node], tmp_path: Path
@@ -126,10 +127,10 @@ def test_a_flood_of_pings_hardly_slows_the_tasks(
     assert expired > 0, "what nobody waits for any more is not answered"
     assert int(left) > 0, "there was work all the time"
     assert int(left) < int(began), "tasks went on"
-    # Measured on a machine that does nothing else: 0.08. Where others compute too, tasks get less of it.
+    # Measured: 0.07 to 0.11. Where others compute too, tasks get less of the processor, and what listens the same.
     control, tasks_cpu = control_after - control_before, tasks_after - tasks_before
     share = control / (control + tasks_cpu)
-    assert share <= 0.2, f"{share:.2f} of what the worker computed went to the flood"
+    assert share <= 0.15, f"{share:.2f} of what the worker computed went to the flood"
 
 
 def test_no_answer_to_a_flood_comes_late_by_more_than_its_timeout(redis_stage: Stage) -> None:

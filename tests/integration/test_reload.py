@@ -57,7 +57,8 @@ class Shop:
         wait_for(lambda: self.node.output().count(" ready.") >= count, 30, self.node.output)
 
     def workers(self) -> list[psutil.Process]:
-        return psutil.Process(self.node.pid).children()
+        found: list[psutil.Process] = psutil.Process(self.node.pid).children()
+        return found
 
 
 @pytest.fixture

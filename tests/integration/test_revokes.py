@@ -21,7 +21,7 @@ from greenq.app.results import AsyncResult, GroupResult
 from greenq.exceptions import TaskRevokedError
 from tests.integration.conftest import Stage
 from tests.support.node import ROOT, Node
-from tests.support.processes import run, wait_for
+from tests.support.processes import ended, run, wait_for
 
 MODULE = "tests.support.worker_tasks"
 
@@ -273,8 +273,8 @@ def test_a_bound_that_makes_no_sense_is_a_mistake_of_the_configuration(redis_sta
     for value, said in (("0", "worker_revokes_max"), ("many", "CELERY_WORKER_REVOKES_MAX: expected a whole number")):
         env = {"GREENQ_BROKER_URL": redis_stage.url, "CELERY_WORKER_REVOKES_MAX": value}
         node = Node(MODULE, cwd=tmp_path, env=env, name=f"wrong-{value}")
-        node.start()
-        assert node.wait(15) == 2
+        with ended(node):
+            assert node.wait(15) == 2
         assert said in node.output()
 
 

@@ -22,6 +22,8 @@ from greenq.exceptions import ConfigError
         ("GREENQ_TASK_QUEUES", '["a", "b"]', "task_queues", ("a", "b")),
         ("GREENQ_BROKER_USE_SSL", "true", "broker_use_ssl", True),
         ("GREENQ_TASK_ROUTES", "proj.routes.choose", "task_routes", "proj.routes.choose"),
+        ("CELERY_WORKER_REVOKES_MAX", "5", "worker_revokes_max", 5),
+        ("CELERY_WORKER_REVOKE_EXPIRES", "60", "worker_revoke_expires", 60.0),
         ("GREENQ_CONTROL_KEYS", "a:0123456789abcdef", "worker_control_keys", {"a": "0123456789abcdef"}),
         ("GREENQ_WORKER_CONTROL_KEYS", "a:0123456789abcdef", "worker_control_keys", {"a": "0123456789abcdef"}),
     ],
