@@ -15,7 +15,8 @@ _BEATS = 3  # in the time after which the supervisor takes a silent worker for d
 
 
 class Supervised:
-    """Tells the supervisor of this process; without one, nobody. Service thread only, but for `ready`.
+    """Tells the supervisor of this process; without one, nobody. Told in the service thread; `ready` and the end by
+    the main hub, before and after it.
 
     It is alive as long as its hub turns: a worker whose tasks let nothing else run for longer than the
     supervisor's patience (WatchdogSec=) is ended by it, as a hanging one is.

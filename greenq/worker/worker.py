@@ -350,6 +350,8 @@ class Worker:
 
     def _let_go(self) -> None:
         self.service.stop(LEAVE_SECONDS)
+        # A worker with nothing to finish has stopped before the service thread has looked.
+        self.supervised.tell(stopping=True, running=len(self.ledger.running), stalled_for=0.0)
         self.stall.stop()
         self.timers.stop()
         self.revocations.stop(LEAVE_SECONDS)
