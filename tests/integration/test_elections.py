@@ -83,6 +83,9 @@ def test_every_pool_can_win(redis_stage: Stage, pool: str) -> None:
     node = redis_stage.worker(pool=pool, concurrency=1)
     hold(redis_stage, "alone", [node])
     check_once(redis_stage, [node], "alone")
+    told = Asked(redis_stage.app, node)("stats")["elections"]
+    assert (told["held"], told["won"]) == (1, 1)
+    assert redis_stage.ledger.starts()["alone"] == 1
 
 
 def test_an_id_is_one_election_until_it_is_forgotten(stage: Stage) -> None:

@@ -51,3 +51,17 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
     """Each broker in turn."""
     kind: str = request.param
     return kind
+
+
+@pytest.fixture(scope="module")
+def empty_fleet(make_fleet: MakeFleet, broker_kind: str) -> Fleet:
+    """A broker of each kind, and nobody on it."""
+    return make_fleet(broker_kind)
+
+
+@pytest.fixture
+def own_nodes(empty_fleet: Fleet) -> Iterator[Fleet]:
+    """The same, for a test that starts workers itself and leaves none to the next."""
+    yield empty_fleet
+    while empty_fleet.nodes:
+        empty_fleet.nodes.pop().kill()

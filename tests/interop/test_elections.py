@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import kombu
@@ -14,24 +13,14 @@ from tests.support.asked import Asked
 from tests.support.node import CeleryNode, Node
 from tests.support.processes import wait_for
 
-MakeFleet = Callable[..., Fleet]
 LEADS = {"green": r"Election {}: this node leads", "stock": r"I won the election '{}'"}
 ENDED = {"green": r"Election {}: .* leads", "stock": r"I won the election '{0}'|elected for '{0}'"}
 
 
-@pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, broker_kind: str) -> Fleet:
+@pytest.fixture
+def fleet(own_nodes: Fleet) -> Fleet:
     """A broker of each kind; the tests start the workers."""
-    return make_fleet(broker_kind)
-
-
-@pytest.fixture(autouse=True)
-def ended(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test leaves workers to the next."""
-    yield
-    fleet: Fleet = request.getfixturevalue("fleet")
-    while fleet.nodes:
-        fleet.nodes.pop().kill()
+    return own_nodes
 
 
 def gossiping(fleet: Fleet, name: str) -> CeleryNode:

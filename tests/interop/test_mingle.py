@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,11 @@ from tests.interop.fleet import Fleet
 from tests.support.node import CeleryNode, Node
 from tests.support.processes import wait_for
 
-MakeFleet = Callable[..., Fleet]
 
-
-@pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, broker_kind: str) -> Fleet:
+@pytest.fixture
+def fleet(own_nodes: Fleet) -> Fleet:
     """A broker of each kind; the tests start the workers."""
-    return make_fleet(broker_kind)
-
-
-@pytest.fixture(autouse=True)
-def ended(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test leaves workers to the next."""
-    yield
-    fleet: Fleet = request.getfixturevalue("fleet")
-    while fleet.nodes:
-        fleet.nodes.pop().kill()
+    return own_nodes
 
 
 def mingling(fleet: Fleet, name: str) -> CeleryNode:
